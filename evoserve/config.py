@@ -1,0 +1,106 @@
+"""Settings of the server: each declared once; flags, EVOSERVE_* names and file keys follow from it.
+
+Precedence: default < TOML file < EVOSERVE_* < command-line flag.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from evoserve.errors import ConfigError
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Settings(BaseSettings):
+    """Everything `evoserve serve` can be told; names follow vLLM's flags where the meaning does."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVOSERVE_", frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    api_key: str | None = Field(None, description="Key that clients must send as a bearer token.")
+    catalogue: Path | None = Field(
+        None, description="TOML file that names sources; default: models/catalogue.toml if there."
+    )
+    source_roots: tuple[Path, ...] = Field(
+        (), description="Folders that local sources must lie in; empty: any folder is allowed."
+    )
+    device: str = Field("auto", description="torch device: auto, cpu, cuda or cuda:N.")
+    dtype: DTypeName = Field("auto", description="Weights and KV cache: auto is fp32 on CPU.")
+    threads: int = Field(0, ge=0, description="CPU threads for building and running; 0: all cores.")
+    block_size: int = Field(16, ge=1, le=256, description="Tokens per KV cache block.")
+    kv_cache_bytes: int = Field(
+        512 * 2**20, ge=2**16, description="KV cache of one loaded recipe, in bytes."
+    )
+    max_model_len: int | None = Field(
+        None, ge=1, description="Longest prompt plus completion, in tokens; default: the model's."
+    )
+    max_num_seqs: int = Field(64, ge=1, description="Sequences run together per recipe.")
+    max_num_batched_tokens: int = Field(
+        512, ge=1, description="Tokens of one forward pass, prefill chunks included."
+    )
+    max_queue: int = Field(1024, ge=1, description="Requests waiting before 503 is answered.")
+    enable_prefix_caching: bool = Field(True, description="Reuse KV blocks of equal prefixes.")
+    max_body_bytes: int = Field(4 * 2**20, ge=1024, description="Largest request body, in bytes.")
+    max_logprobs: int = Field(20, ge=0, le=100, description="Most top logprobs per token.")
+    seed: int = Field(0, ge=0, description="Seed of sampling for requests that send none.")
+    verify_digests: bool = Field(True, description="Check source digests that manifests carry.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe message to log."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and environment only; `load_settings` adds the file below them."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+
+def load_settings(file: Path | None = None, **flags: object) -> Settings:
+    """Settings from `file` (TOML), the environment and `flags`; a flag of None counts as not given.
+
+    Raises ConfigError that names the setting and the value.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    below = _read_file(file) if file else {}
+
+    class WithFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *args: Any, **kwargs: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            above = super().settings_customise_sources(settings_cls, *args, **kwargs)
+            return (*above, InitSettingsSource(settings_cls, init_kwargs=below))
+
+    try:
+        loaded = WithFile(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"setting '{name}' = {first['input']!r}: {first['msg']}") from None
+    return Settings.model_construct(**dict(loaded))
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"settings file {file}: {error}") from None

@@ -1,0 +1,1 @@
+"""Continuous batching over token ids; one thread owns the models and the KV cache."""
