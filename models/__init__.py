@@ -1,0 +1,1 @@
+"""Source checkpoints and recipes that ship with EvoServe, and the scripts that made them."""
