@@ -1,0 +1,1 @@
+"""Evolve merge recipes: genomes, optimizers, tasks, evaluation, storage, reports."""

@@ -1,0 +1,1 @@
+"""What a recipe is scored on: items with answers, metrics, splits and intervals."""

@@ -1,0 +1,82 @@
+"""Items and tasks as plain data; a task's digest names exactly what was asked and how."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, get_args
+
+from evoserve.errors import InputError
+
+Metric = Literal["exact_number", "regex", "choice", "rouge_l", "json_schema"]
+Split = Literal["train", "search", "validation", "test"]
+Protocol = Literal["paper", "strict"]
+METRICS: tuple[str, ...] = get_args(Metric)
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+class TaskError(InputError):
+    """A task file, an item or a use of a split is wrong."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question.
+
+    prompt: the text to complete, or the user's message when the task is chat.
+    answer: a number (exact_number), a pattern (regex), the reference (rouge_l), the index of the
+        right one of `choices` (choice) or a JSON Schema as text (json_schema).
+    language: what the reply must be written in, as an ISO 639-1 code; None does not matter.
+    """
+
+    prompt: str
+    answer: str
+    metric: Metric
+    language: str | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How replies are made: greedy, up to `max_new_tokens`, cut before the first stop string.
+
+    template: text around the prompt, with `{input}`; chat: the model's own chat template instead.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    template: str = "{input}"
+    chat: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named set of items of one split, how replies are made and how they are read.
+
+    protocol: `paper` reads numbers as the paper's script did, `strict` reads signs and thousands
+    separators right. require_language: a reply in another language than the item's scores 0.
+    """
+
+    name: str
+    split: Split
+    items: tuple[Item, ...]
+    generation: Generation = field(default_factory=Generation)
+    protocol: Protocol = "strict"
+    require_language: bool = False
+
+    @property
+    def metric(self) -> str:
+        """The items' metric, `mixed` if they differ."""
+        found = {item.metric for item in self.items}
+        return found.pop() if len(found) == 1 else "mixed"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that determines prompts and scores (the name does not)."""
+        fields = {key: value for key, value in asdict(self).items() if key != "name"}
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    def subset(self, indices: Sequence[int]) -> "Task":
+        """The same task with only these items, in this order."""
+        return replace(self, items=tuple(self.items[i] for i in indices))
