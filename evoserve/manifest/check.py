@@ -1,15 +1,22 @@
 """What can be checked of a manifest without its sources; every error names the JSON path."""
 
-import math
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from evoserve.errors import ManifestError
 from evoserve.manifest.methods import TRAITS, MethodTraits
-from evoserve.manifest.parts import MergeSpec, NetworkScaling, PerGroup, ScalingSpec, SourceSpec
-from evoserve.manifest.refs import LayerRef, expand_path, parse_group, parse_layer
+from evoserve.manifest.parts import (
+    MAX_SCALE,
+    MergeSpec,
+    NetworkScaling,
+    PerGroup,
+    ScalingSpec,
+    SourceSpec,
+)
+from evoserve.manifest.refs import MAX_PATH_STEPS, LayerRef, expand_path, parse_group, parse_layer
 
 EMBED_HOP = "embed"
+UNION = "union"
 _DENSITY_LIMITS = "(0, 1]"
 
 
@@ -19,10 +26,12 @@ def check_merges(merges: Mapping[str, MergeSpec], sources: Mapping[str, SourceSp
         where = f"merges.{name}"
         if name in sources:
             raise ManifestError(f"'{name}' is also the name of a source", where=where)
-        for model in merge.reads:
-            if model not in sources and model not in merges:
+        field = "models" if merge.models is not None else "weights"
+        for at, model in [("base", merge.base), *((field, model) for model in merge.inputs)]:
+            if model is not None and model not in sources and model not in merges:
                 raise ManifestError(
-                    f"unknown model '{model}'; known: {_names(sources, merges)}", where=where
+                    f"unknown model '{model}'; known: {_names(sources, merges)}",
+                    where=f"{where}.{at}",
                 )
         _check_merge(where, merge)
     _check_acyclic(merges)
@@ -33,8 +42,10 @@ def check_names(
     sources: Mapping[str, SourceSpec],
     merges: Mapping[str, MergeSpec],
 ) -> None:
-    """Each given field (tokenizer, embed, head) must name a source or merge."""
+    """Each given field (tokenizer, embed, head) must name a model; tokenizer may be UNION."""
     for field, model in fields.items():
+        if field == "tokenizer" and model == UNION:
+            continue
         if model is not None and model not in sources and model not in merges:
             raise ManifestError(
                 f"unknown model '{model}'; known: {_names(sources, merges)}", where=field
@@ -45,25 +56,27 @@ def check_path(path: Sequence[str], known: Sequence[str], embed: str, head: str)
     """The expanded path. Raises ManifestError if it is malformed, or starts or ends elsewhere."""
     if not path:
         raise ManifestError("is empty; leave it out for the model's own layers", where="path")
+    layers: list[LayerRef] = []
     for index, text in enumerate(path):
+        where = f"path[{index}]"
         try:
             steps = expand_path([text])
         except ValueError as error:
-            raise ManifestError(str(error), where=f"path[{index}]") from None
+            raise ManifestError(str(error), where=where) from None
         if steps[0].model not in known:
             raise ManifestError(
-                f"unknown model '{steps[0].model}'; known: {', '.join(known)}",
-                where=f"path[{index}]",
+                f"unknown model '{steps[0].model}'; known: {', '.join(known)}", where=where
             )
-    try:
-        layers = expand_path(path)
-    except ValueError as error:
-        raise ManifestError(str(error), where="path") from None
+        layers.extend(steps)
+        if len(layers) > MAX_PATH_STEPS:
+            raise ManifestError(f"the path has more than {MAX_PATH_STEPS} steps", where=where)
     _check_ends(layers, embed, head)
     return layers
 
 
-def check_scaling(scaling: ScalingSpec, path: Sequence[LayerRef] | None) -> None:
+def check_scaling(
+    scaling: ScalingSpec, path: Sequence[LayerRef] | None, known: Sequence[str]
+) -> None:
     """Raises ManifestError if forms are mixed or do not fit the path (None: not written out)."""
     given = [f for f in ("matrix", "per_hop", "network") if getattr(scaling, f) is not None]
     if len(given) > 1:
@@ -76,7 +89,21 @@ def check_scaling(scaling: ScalingSpec, path: Sequence[LayerRef] | None) -> None
     if scaling.matrix is not None:
         _check_matrix(scaling.matrix, path)
     if scaling.network is not None:
-        _check_network(scaling.network, path)
+        _check_network(scaling.network, path, known)
+
+
+def check_coefficient(where: str, field: str, number: float, model: str = "") -> None:
+    """Raises ManifestError if `number` is out of the range of `field` (weights, densities, ...)."""
+    of = f" of model '{model}'" if model else ""
+    if field == "densities" and not 0 < number <= 1:
+        raise ManifestError(f"density {number}{of} must be in {_DENSITY_LIMITS}", where=where)
+    if field == "weights" and abs(number) > MAX_SCALE:
+        raise ManifestError(
+            f"weight {number}{of} must be between -{MAX_SCALE} and {MAX_SCALE}", where=where
+        )
+    if field in ("t", "split", "gammas", "epsilons") and not 0 <= number <= 1:
+        name = {"gammas": "gamma", "epsilons": "epsilon"}.get(field, field)
+        raise ManifestError(f"{name} {number}{of} must be in [0, 1]", where=where)
 
 
 def _check_merge(where: str, merge: MergeSpec) -> None:
@@ -165,18 +192,7 @@ def _check_values(where: str, field: str, value: PerGroup, num_groups: int, mode
         raise ManifestError(f"has {len(value)} numbers for {num_groups} groups", where=where)
     for index, number in enumerate(values):
         at = f"{where}[{index}]" if isinstance(value, tuple) else where
-        _check_number(at, field, number, model)
-
-
-def _check_number(where: str, field: str, number: float, model: str) -> None:
-    of = f" of model '{model}'" if model else ""
-    if field == "densities" and not 0 < number <= 1:
-        raise ManifestError(f"density {number}{of} must be in {_DENSITY_LIMITS}", where=where)
-    if field == "weights" and abs(number) > 1e4:
-        raise ManifestError(f"weight {number}{of} must be between -10000 and 10000", where=where)
-    if field in ("t", "split", "gammas", "epsilons") and not 0 <= number <= 1:
-        name = {"gammas": "gamma", "epsilons": "epsilon"}.get(field, field)
-        raise ManifestError(f"{name} {number}{of} must be in [0, 1]", where=where)
+        check_coefficient(at, field, number, model)
 
 
 def _check_acyclic(merges: Mapping[str, MergeSpec]) -> None:
@@ -210,15 +226,13 @@ def _check_matrix(
         raise ManifestError("needs a path that is written out", where="scaling.matrix")
     hops = {(EMBED_HOP if i == 0 else str(path[i - 1]), str(ref)) for i, ref in enumerate(path)}
     seen: set[tuple[str, str]] = set()
-    for index, (source, target, scale) in enumerate(matrix):
+    for index, (source, target, _) in enumerate(matrix):
         where = f"scaling.matrix[{index}]"
         for text in (source, target) if source != EMBED_HOP else (target,):
             try:
                 parse_layer(text)
             except ValueError as error:
                 raise ManifestError(str(error), where=where) from None
-        if not math.isfinite(scale):
-            raise ManifestError(f"scale {scale} must be finite", where=f"{where}[2]")
         if (source, target) in seen:
             raise ManifestError(f"{source} -> {target} is listed twice", where=where)
         if (source, target) not in hops:
@@ -226,7 +240,9 @@ def _check_matrix(
         seen.add((source, target))
 
 
-def _check_network(network: NetworkScaling, path: Sequence[LayerRef] | None) -> None:
+def _check_network(
+    network: NetworkScaling, path: Sequence[LayerRef] | None, known: Sequence[str]
+) -> None:
     if path is None:
         raise ManifestError("needs a path that is written out", where="scaling.network")
     if len(network.weights) != len(network.biases):
@@ -244,6 +260,10 @@ def _check_network(network: NetworkScaling, path: Sequence[LayerRef] | None) -> 
         width = len(matrix)
     if width != 1:
         raise ManifestError(f"the last layer must have 1 row, not {width}", where="scaling.network")
+    for index, model in enumerate(network.pool):
+        if model not in known or model in network.pool[:index]:
+            fault = "listed twice" if model in known else f"unknown; known: {', '.join(known)}"
+            raise ManifestError(f"'{model}' is {fault}", where=f"scaling.network.pool[{index}]")
     missing = sorted({ref.model for ref in path} - set(network.pool))
     if missing:
         raise ManifestError(

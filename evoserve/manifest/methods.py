@@ -4,6 +4,7 @@ The manifest refuses what a method would ignore, so this table lives beside the 
 arithmetic of each method is in `evoserve.merge`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,6 +26,14 @@ MethodName = Literal[
     "split_slerp",
 ]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
+OptionValue = str | bool | int | float
+
+COEFFICIENT_DEFAULTS: Mapping[str, float] = {
+    "weights": 1.0,
+    "densities": 1.0,
+    "gammas": 0.01,
+    "epsilons": 0.15,
+}
 
 
 @dataclass(frozen=True)
@@ -105,4 +114,25 @@ TRAITS: dict[str, MethodTraits] = {
     "karcher": _traits("none", _MANY, optional="weights", options="max_iter tol"),
     "passthrough": _traits("none", (1, 1), optional="weights"),
     "split_slerp": _traits("required", (1, 1), "t split"),
+}
+
+_DELTA: Mapping[str, OptionValue] = {"normalize": False, "lambda": 1.0}
+_SCALED: Mapping[str, OptionValue] = {"rescale": "density", **_DELTA}
+
+OPTION_DEFAULTS: Mapping[str, Mapping[str, OptionValue]] = {
+    "linear": {"normalize": True},
+    "task_arithmetic": _DELTA,
+    "ties": {**_DELTA, "normalize": True},
+    "dare_linear": _SCALED,
+    "dare_ties": _SCALED,
+    "slerp": {},
+    "nuslerp": {"flatten": True, "row_wise": False},
+    "breadcrumbs": _DELTA,
+    "breadcrumbs_ties": _DELTA,
+    "della": {**_SCALED, "normalize": True},
+    "della_linear": _SCALED,
+    "model_stock": {"filter_wise": False},
+    "karcher": {"max_iter": 10, "tol": 1e-5},
+    "passthrough": {},
+    "split_slerp": {},
 }

@@ -4,16 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evoserve.manifest.methods import MethodName
-from evoserve.manifest.refs import NAME_PATTERN
+from evoserve.manifest.methods import COEFFICIENT_DEFAULTS, OPTION_DEFAULTS, TRAITS, MethodName
+from evoserve.manifest.refs import MAX_PATH_STEPS, NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$", max_length=128)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+MAX_SCALE = 10_000
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False)]
 PerGroup = Finite | tuple[Finite, ...]
 MergeDType = Literal["float32", "bfloat16", "float16"]
-JsonValue = str | int | float | bool | None
+Word = Annotated[str, Field(max_length=256)]
+Text = Annotated[str, Field(max_length=65536)]
+Integer = Annotated[int, Field(ge=-(2**53), le=2**53)]
+JsonValue = Text | Integer | Finite | bool | None
 
 
 class StrictModel(BaseModel):
@@ -28,7 +33,7 @@ class AdapterSpec(StrictModel):
     """A PEFT LoRA adapter that is folded into its source when the source is read."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024)]
-    revision: str | None = None
+    revision: Word | None = None
     digest: Digest | None = None
 
 
@@ -36,22 +41,27 @@ class SourceSpec(StrictModel):
     """A checkpoint: a local folder, a catalogue name, or a Hugging Face id with its revision."""
 
     model: Annotated[str, Field(min_length=1, max_length=1024)]
-    revision: str | None = None
+    revision: Word | None = None
     digest: Digest | None = None
     adapter: AdapterSpec | None = None
 
 
 class MergeOptions(StrictModel):
-    """Switches of a merge method; None means the method's default, see docs/merging.md."""
+    """Switches of a merge method; None means the method's default, see `OPTION_DEFAULTS`."""
 
     rescale: Literal["density", "l1", "none"] | None = None
     normalize: bool | None = None
-    lambda_: Annotated[Finite | None, Field(alias="lambda")] = None
+    lambda_: Annotated[Scale | None, Field(alias="lambda")] = None
     flatten: bool | None = None
     row_wise: bool | None = None
     filter_wise: bool | None = None
     max_iter: Annotated[int | None, Field(ge=1, le=10_000)] = None
     tol: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+
+    def or_default(self, method: MethodName) -> "MergeOptions":
+        """The same options, with those the method reads and the file omits at their default."""
+        given = self.model_dump(by_alias=True, exclude_none=True)
+        return MergeOptions.model_validate({**OPTION_DEFAULTS[method], **given})
 
     def given(self) -> frozenset[str]:
         """The names, as in the file, of the options that are set."""
@@ -67,11 +77,11 @@ class MergeSpec(StrictModel):
 
     method: MethodName
     base: Name | None = None
-    models: tuple[Name, ...] | None = None
+    models: Annotated[tuple[Name, ...], Field(max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     dtype: MergeDType = "float32"
     options: MergeOptions = MergeOptions()
-    groups: tuple[str, ...] = ("all",)
+    groups: Annotated[tuple[Word, ...], Field(max_length=65536)] = ("all",)
     weights: dict[Name, PerGroup] = {}
     densities: dict[Name, PerGroup] = {}
     gammas: dict[Name, PerGroup] = {}
@@ -88,6 +98,24 @@ class MergeSpec(StrictModel):
     def reads(self) -> tuple[str, ...]:
         """Every model this merge reads, base first."""
         return self.inputs if self.base is None else (self.base, *self.inputs)
+
+    def coefficients(self, model: str, group: int) -> dict[str, float]:
+        """What the method reads for `model` in group number `group`, defaults filled in.
+
+        Keys are weights, densities, gammas, epsilons (those the method reads) and, alike for all
+        models, t and split.
+        """
+        traits = TRAITS[self.method]
+        found = {
+            field: _in_group(getattr(self, field).get(model, default), group)
+            for field, default in COEFFICIENT_DEFAULTS.items()
+            if field in traits.coefficients
+        }
+        for field in ("t", "split"):
+            value = getattr(self, field)
+            if value is not None:
+                found[field] = _in_group(value, group)
+        return found
 
 
 class NetworkScaling(StrictModel):
@@ -112,9 +140,9 @@ class ScalingSpec(StrictModel):
     """
 
     target: Literal["mlp_output", "hidden_state"] = "mlp_output"
-    default: Finite = 1.0
-    matrix: tuple[tuple[str, str, Finite], ...] | None = None
-    per_hop: tuple[Finite, ...] | None = None
+    default: Scale = 1.0
+    matrix: tuple[tuple[Word, Word, Scale], ...] | None = None
+    per_hop: Annotated[tuple[Scale, ...], Field(max_length=MAX_PATH_STEPS)] | None = None
     network: NetworkScaling | None = None
 
 
@@ -132,13 +160,17 @@ class GenerationSpec(StrictModel):
 class EvaluationSpec(StrictModel):
     """One score of this recipe; `items` are the per-item results in the task's order."""
 
-    task: str
-    split: str | None = None
-    protocol: str | None = None
-    metric: str
+    task: Word
+    split: Word | None = None
+    protocol: Word | None = None
+    metric: Word
     score: Finite
     interval: tuple[Finite, Finite] | None = None
     num_items: Annotated[int, Field(ge=0)]
     items: tuple[Finite, ...] | None = None
     task_digest: Digest | None = None
     outputs_digest: Digest | None = None
+
+
+def _in_group(value: PerGroup, group: int) -> float:
+    return value[group] if isinstance(value, tuple) else value

@@ -9,7 +9,8 @@ MAX_PATH_STEPS = 4096
 MAX_LAYER = 65536
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_\-]*"
-_SPAN = r"\[(\d+)(?::(\d+))?\]"
+_NUMBER = r"0|[1-9][0-9]*"
+_SPAN = rf"\[({_NUMBER})(?::({_NUMBER}))?\]"
 _STEP = re.compile(rf"({_NAME}){_SPAN}")
 _GROUP = re.compile(rf"(all|embed|head|layers)(?:{_SPAN})?(?:\.([A-Za-z0-9_.]+))?")
 NAME_PATTERN = rf"^{_NAME}$"
@@ -53,6 +54,16 @@ class Group:
         return self.start <= layer < self.stop
 
 
+def find_group(
+    groups: Sequence[Group], part: str, layer: int | None, tensor_name: str
+) -> int | None:
+    """Number of the first group that holds the tensor (see `Group.matches`), None if none does."""
+    for index, group in enumerate(groups):
+        if group.matches(part, layer, tensor_name):
+            return index
+    return None
+
+
 def parse_step(text: str) -> list[LayerRef]:
     """The layers of one path step: `ps[3]` is one, `ps[0:4]` is the half-open range 0..3.
 
@@ -60,7 +71,7 @@ def parse_step(text: str) -> list[LayerRef]:
     """
     match = _STEP.fullmatch(text)
     if match is None:
-        raise ValueError(f"'{text}' is not a path step such as 'ps[3]' or 'ps[0:4]'")
+        raise ValueError(f"{_quote(text)} is not a path step such as 'ps[3]' or 'ps[0:4]'")
     start, stop = _span(text, match.group(2), match.group(3))
     return [LayerRef(match.group(1), layer) for layer in range(start, stop)]
 
@@ -69,7 +80,7 @@ def parse_layer(text: str) -> LayerRef:
     """One layer, such as `ps[3]`. Raises ValueError."""
     layers = parse_step(text)
     if len(layers) != 1 or ":" in text:
-        raise ValueError(f"'{text}' must name one layer, such as 'ps[3]'")
+        raise ValueError(f"{_quote(text)} must name one layer, such as 'ps[3]'")
     return layers[0]
 
 
@@ -81,14 +92,14 @@ def parse_group(text: str) -> Group:
     match = _GROUP.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"'{text}' is not a group: use all, embed, head, layers, layers[3], layers[0:3], "
+            f"{_quote(text)} is not a group: use all, embed, head, layers, layers[3], layers[0:3], "
             "each with an optional filter such as .self_attn or .mlp"
         )
     part, first, last, filter_ = match.groups()
     if first is None:
         return Group(part, filter=filter_)
     if part != "layers":
-        raise ValueError(f"'{text}': only layers take a range")
+        raise ValueError(f"{_quote(text)}: only layers take a range")
     start, stop = _span(text, first, last)
     return Group(part, start, stop, filter_)
 
@@ -112,13 +123,13 @@ def expand_path(steps: Iterable[str]) -> list[LayerRef]:
 
 def _span(text: str, first: str, last: str | None) -> tuple[int, int]:
     if len(first) > 6 or len(last or "") > 6:
-        raise ValueError(f"'{text}': layer numbers must be below {MAX_LAYER}")
+        raise ValueError(f"{_quote(text)}: layer numbers must be below {MAX_LAYER}")
     start = int(first)
     stop = start + 1 if last is None else int(last)
     if stop <= start:
-        raise ValueError(f"'{text}' is empty: the range is half open, stop must exceed start")
+        raise ValueError(f"{_quote(text)} is empty: the range is half open, stop must exceed start")
     if stop > MAX_LAYER:
-        raise ValueError(f"'{text}': layer numbers must be below {MAX_LAYER}")
+        raise ValueError(f"{_quote(text)}: layer numbers must be below {MAX_LAYER}")
     return start, stop
 
 
@@ -127,3 +138,8 @@ def _format_run(run: Sequence[LayerRef]) -> str:
     if len(run) == 1:
         return str(first)
     return f"{first.model}[{first.layer}:{first.layer + len(run)}]"
+
+
+def _quote(text: str) -> str:
+    """`text` for a message: in quotes, on one line, not too long."""
+    return repr(text) if len(text) <= 60 else repr(text[:57] + "...")

@@ -20,8 +20,10 @@ from evoserve.manifest.parts import (
     ScalingSpec,
     SourceSpec,
     StrictModel,
+    Text,
+    Word,
 )
-from evoserve.manifest.refs import LayerRef, expand_path
+from evoserve.manifest.refs import MAX_PATH_STEPS, LayerRef, expand_path
 
 
 class Manifest(StrictModel):
@@ -32,19 +34,19 @@ class Manifest(StrictModel):
 
     format: Literal["evoserve/1"]
     name: RecipeName
-    description: str = ""
-    license: str | None = None
+    description: Text = ""
+    license: Word | None = None
     sources: Annotated[dict[Name, SourceSpec], Field(min_length=1, max_length=64)]
     merges: Annotated[dict[Name, MergeSpec], Field(max_length=64)] = {}
-    path: tuple[str, ...] | None = None
+    path: Annotated[tuple[Word, ...], Field(max_length=MAX_PATH_STEPS)] | None = None
     scaling: ScalingSpec = ScalingSpec()
     tokenizer: Name | None = None
     embed: Name | None = None
     head: Name | None = None
-    chat_template: str | None = None
+    chat_template: Text | None = None
     generation: GenerationSpec = GenerationSpec()
     evaluation: tuple[EvaluationSpec, ...] = ()
-    provenance: dict[str, JsonValue] = {}
+    provenance: dict[Word, JsonValue] = {}
 
     @model_validator(mode="after")
     def _check(self) -> "Manifest":
@@ -57,7 +59,7 @@ class Manifest(StrictModel):
             steps = check_path(self.path, known, self.embed_model, self.head_model)
         elif self.embed_model != self.head_model:
             raise ManifestError("is needed when embed and head differ", where="path")
-        check_scaling(self.scaling, steps)
+        check_scaling(self.scaling, steps, [*self.sources, *self.merges])
         return self
 
     @cached_property
@@ -81,7 +83,11 @@ class Manifest(StrictModel):
 
     @property
     def tokenizer_model(self) -> str:
-        """The model whose tokenizer is used: `tokenizer`, else the embedding's."""
+        """The model whose tokenizer is used: `tokenizer`, else the embedding's.
+
+        Or the reserved word `union`, if no model has that name: the embedding's tokenizer plus
+        the added tokens of the other sources, see evoserve.sources.vocabulary.
+        """
         return self.tokenizer or self.embed_model
 
     def steps(self, num_layers: int) -> list[LayerRef]:
