@@ -13,6 +13,27 @@ EMBED = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
 
+# What a config.json that lacks the key means, where transformers' families do not agree.
+_DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {},
+    "mistral": {
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+        "max_position_embeddings": 131072,
+    },
+    "qwen2": {
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
+    },
+    "qwen3": {
+        "num_key_value_heads": 32,
+        "head_dim": 128,
+        "sliding_window": 4096,
+        "max_position_embeddings": 32768,
+    },
+}
+
 
 @dataclass(frozen=True)
 class RopeSpec:
@@ -108,10 +129,13 @@ def parse_architecture(config: Mapping[str, Any]) -> Architecture:
     that lacks a number or holds a senseless one.
     """
     family = config.get("model_type")
+    if family == "evomistral":  # Sakana's DFS format: Mistral layers, hops in two more tensors
+        family = "mistral"
     if family not in FAMILIES:
         raise UnsupportedModel(
             f"model_type '{family}' is not supported; supported: {', '.join(FAMILIES)}"
         )
+    config = {**_DEFAULTS[family], **config, "model_type": family}
     if config.get("hidden_act", "silu") not in ("silu", "swish"):
         raise UnsupportedModel(
             f"hidden_act '{config['hidden_act']}' is not supported; only silu is"
@@ -125,7 +149,7 @@ def parse_architecture(config: Mapping[str, Any]) -> Architecture:
         raise SourceError(
             f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
         )
-    bias = bool(config.get("attention_bias", False))
+    has_bias = bool(config.get("attention_bias", False)) and family in ("llama", "qwen3")
     return Architecture(
         family=cast(Family, family),
         vocab_size=_count(config, "vocab_size"),
@@ -140,9 +164,9 @@ def parse_architecture(config: Mapping[str, Any]) -> Architecture:
         rope=_parse_rope(config),
         windows=_parse_windows(config, layers),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        attention_bias=bias or family == "qwen2",
-        output_bias=bias and family != "qwen2",
-        mlp_bias=bool(config.get("mlp_bias", False)),
+        attention_bias=has_bias or family == "qwen2",
+        output_bias=has_bias,
+        mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
         qk_norm=family == "qwen3",
     )
 
@@ -158,20 +182,21 @@ def _parse_rope(config: Mapping[str, Any]) -> RopeSpec:
 
 
 def _parse_windows(config: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    window = config.get("sliding_window")
-    if window is None or config.get("use_sliding_window") is False:
+    """Llama has no windows, Mistral one for all layers, Qwen one for the layers it lists."""
+    family = config["model_type"]
+    is_off = family != "mistral" and not config.get("use_sliding_window", False)
+    if family == "llama" or is_off or config.get("sliding_window") is None:
         return (None,) * layers
+    window = _count(config, "sliding_window")
+    if family == "mistral":
+        return (window,) * layers
     types = config.get("layer_types")
-    if types is None and config.get("model_type") in ("qwen2", "qwen3"):
-        if not config.get("use_sliding_window", False):
-            return (None,) * layers
-        first = int(config.get("max_window_layers", 28))
-        types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     if types is None:
-        return (int(window),) * layers
+        first = int(config.get("max_window_layers", 28))
+        return tuple(window if layer >= first else None for layer in range(layers))
     if len(types) != layers:
         raise SourceError(f"layer_types has {len(types)} entries for {layers} layers")
-    return tuple(int(window) if kind == "sliding_attention" else None for kind in types)
+    return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
 def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -1,7 +1,8 @@
-"""Lazily read safetensors checkpoints: headers at opening, a tensor's bytes when it is asked for."""
+"""Lazily read safetensors checkpoints: headers at opening, a tensor's bytes when asked for."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from evoserve.sources.architecture import Architecture, parse_architecture, tens
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+_FILE_NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*\.safetensors")
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
@@ -58,13 +60,19 @@ class TensorReader(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A source: its folder (config, tokenizer), what it is, and its tensors."""
+    """A source: its folder (config, tokenizer), what it is, and its tensors.
+
+    adapter: the folder of the LoRA adapter that `tensors` folds in, if there is one;
+    digest: what identifies the weights if it was verified: that of the folder, with `+` and that
+    of the adapter behind it if there is one; None if nobody has checked.
+    """
 
     folder: Path
     config: Mapping[str, Any]
     architecture: Architecture
     tensors: TensorReader
     digest: str | None = None
+    adapter: Path | None = None
 
 
 class SafetensorsReader:
@@ -115,9 +123,34 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     config = read_json(folder / "config.json")
     architecture = parse_architecture(config)
-    reader = SafetensorsReader(dict(_locate_tensors(folder)))
+    reader = SafetensorsReader(weight_files(folder))
     check_tensors(reader, architecture, str(folder))
     return Checkpoint(folder, config, architecture, reader)
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor, by name; one whole file wins over shards and their index.
+
+    Raises SourceError if the folder holds no safetensors checkpoint or a broken index.
+    """
+    index = folder / INDEX_FILE
+    single = folder / SINGLE_FILE
+    if single.exists():
+        return single_file(single)
+    if not index.exists():
+        raise SourceError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{index}: has no weight_map")
+    for file in weight_map.values():
+        if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+            raise SourceError(f"{index}: {file!r} must be the name of a file in the folder")
+    return {name: folder / file for name, file in weight_map.items()}
+
+
+def single_file(file: Path) -> dict[str, Path]:
+    """The names in one safetensors file, each with that file. Raises SourceError."""
+    return dict.fromkeys(_open(file).keys(), file)
 
 
 def check_tensors(reader: TensorReader, architecture: Architecture, where: str) -> None:
@@ -129,7 +162,8 @@ def check_tensors(reader: TensorReader, architecture: Architecture, where: str) 
         info = reader.info(name)
         if info.shape != shape:
             raise SourceError(
-                f"{where}: tensor '{name}' has shape {list(info.shape)}, config.json says {list(shape)}"
+                f"{where}: tensor '{name}' has shape {list(info.shape)}, "
+                f"config.json says {list(shape)}"
             )
         if not info.dtype.is_floating_point:
             raise SourceError(
@@ -148,23 +182,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SourceError(f"{file}: must hold a JSON object")
     return value
-
-
-def _locate_tensors(folder: Path) -> Iterator[tuple[str, Path]]:
-    index = folder / INDEX_FILE
-    single = folder / SINGLE_FILE
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise SourceError(f"{index}: has no weight_map")
-        for name, file in weight_map.items():
-            if not isinstance(file, str) or Path(file).name != file:
-                raise SourceError(f"{index}: '{file}' must be a file name inside the folder")
-            yield name, folder / file
-    elif single.exists():
-        yield from ((name, single) for name in _open(single).keys())
-    else:
-        raise SourceError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}")
 
 
 def _open(file: Path) -> Any:

@@ -13,10 +13,15 @@ from evoserve.sources.checkpoint import Checkpoint
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked manifest and an open, lazily read checkpoint for each of its sources."""
+    """A checked manifest and an open, lazily read checkpoint for each of its sources.
+
+    warnings: what is allowed but may surprise, such as merged models with different rotary bases;
+    one line each, for logs and `evoserve check`.
+    """
 
     manifest: Manifest
     checkpoints: Mapping[str, Checkpoint]
+    warnings: tuple[str, ...] = ()
 
     @property
     def model_id(self) -> str:
