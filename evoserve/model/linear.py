@@ -1,0 +1,57 @@
+"""The seam for matrix products: today plain F.linear; quantised or re-laid-out weights fit here."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+_WEIGHT_LEFT_TOKENS = range(5, 49)
+"""Where MKL's float32 product W x^T beat x W^T (by up to 1.4 times) on AVX2 and AVX-512 CPUs."""
+
+
+class Linear(Protocol):
+    """y = x W^T + b of one (maybe fused) projection."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weight and bias."""
+        ...
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(num_tokens, num_in) -> (num_tokens, num_out), in the dtype of `inputs`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLinear:
+    """weight (num_out, num_in) and bias (num_out,) in the dtype of the activations."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of weight and bias."""
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(num_tokens, num_in) -> (num_tokens, num_out)."""
+        if _is_weight_left_faster(inputs):
+            return _weight_left(inputs, self.weight, self.bias)
+        return functional.linear(inputs, self.weight, self.bias)
+
+
+def _is_weight_left_faster(inputs: torch.Tensor) -> bool:
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and inputs.shape[0] in _WEIGHT_LEFT_TOKENS
+    )
+
+
+def _weight_left(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    out = torch.mm(weight, inputs.t()).t().contiguous()
+    return out if bias is None else out.add_(bias)

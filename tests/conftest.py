@@ -1,0 +1,1 @@
+"""Puts this folder on the import path: tests share the modules beside this file."""
