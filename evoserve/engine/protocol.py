@@ -1,82 +1,29 @@
 """The seam between the API and an engine: token ids in, a stream of token events out."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from evoserve.engine.request import (
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprobs,
+)
 from evoserve.sources.recipe import Recipe
 
-
-class FinishReason(StrEnum):
-    """Why a sequence ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    ABORT = "abort"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How to choose tokens. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
-
-    logprobs: how many of the most likely tokens to report beside the chosen one (None: nothing);
-    prompt_logprobs: the same for every prompt token; seed: of this request alone, None uses the
-    engine's stream; stop_token_ids end the sequence like the model's own end tokens do, which
-    `ignore_eos` switches off; a stop token is reported in the last event.
-    """
-
-    max_tokens: int
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int | None = None
-    stop_token_ids: frozenset[int] = frozenset()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """One sequence to generate; `request_id` is unique among those in flight."""
-
-    request_id: str
-    model_id: str
-    prompt_token_ids: Sequence[int]
-    params: SamplingParams
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Log-probability (natural log, of the model's own distribution) of a token and of the top."""
-
-    token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One generated token; the last event of a stream has a finish_reason.
-
-    token_id is None when the stream ends without a further token (max_tokens 0, abort, error).
-    prompt_logprobs comes with the first event, None for the first prompt token.
-    """
-
-    token_id: int | None
-    finish_reason: FinishReason | None = None
-    logprobs: TokenLogprobs | None = None
-    num_cached_tokens: int = 0
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
-    error: str | None = None
+__all__ = [
+    "Engine",
+    "EngineStats",
+    "FinishReason",
+    "GenerationRequest",
+    "ModelInfo",
+    "ModelStats",
+    "SamplingParams",
+    "TokenEvent",
+    "TokenLogprobs",
+]
 
 
 @dataclass(frozen=True)
@@ -106,7 +53,11 @@ class ModelStats:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters since start and gauges now; tokens are counted over all recipes."""
+    """Counters since start and gauges now; tokens are counted over all recipes.
+
+    stalled_s: seconds since the engine last made progress while it had work; 0 when idle,
+    infinite when its thread is gone.
+    """
 
     models: tuple[ModelStats, ...]
     num_prompt_tokens: int
@@ -115,6 +66,7 @@ class EngineStats:
     num_preemptions: int
     num_steps: int
     weight_bytes: int
+    stalled_s: float = 0.0
 
 
 class Engine(Protocol):
