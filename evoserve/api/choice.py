@@ -1,0 +1,160 @@
+"""What one sequence says: text that can no longer change, stop strings cut off, scored tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evoserve.api.registry import ServedRecipe
+from evoserve.engine.protocol import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
+from evoserve.errors import CapacityError, EngineError
+from evoserve.text_stream import StopChecker
+
+MIN_LOGPROB = -9999.0  # JSON has no -inf; OpenAI sends this number for "never"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt of a request.
+
+    echo: text to repeat before the completion; context: the last prompt tokens, where the
+    completion goes on in the same text.
+    """
+
+    token_ids: Sequence[int]
+    params: SamplingParams
+    echo: str | None = None
+    context: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One API request, checked and tokenized; each job is run `n` times."""
+
+    id: str
+    created: int
+    model: str
+    served: ServedRecipe
+    jobs: tuple[Job, ...]
+    n: int
+    stops: Sequence[str]
+    skip_special_tokens: bool
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token with its log-probability; `start` is where its text begins in the choice's text."""
+
+    spelling: bytes
+    logprob: float | None
+    top: tuple[tuple[bytes, float], ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came last of choice `index`: text, the tokens that made it if asked for, the end."""
+
+    index: int
+    text: str
+    tokens: tuple[ScoredToken, ...] = ()
+    finish_reason: str | None = None
+
+
+def spell(spelling: bytes) -> str:
+    """A token's bytes as text; those of a split character as `bytes:\\xe3\\x81`, as OpenAI does."""
+    try:
+        return spelling.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{value:02x}" for value in spelling)
+
+
+class ChoiceText:
+    """Text and scored tokens of one sequence; nothing of a stop string comes out.
+
+    Before min_tokens tokens, stop strings are not looked for.
+    """
+
+    def __init__(self, call: Call, job: Job, index: int) -> None:
+        self._tokenizer = call.served.tokenizer
+        self._detokenizer = self._tokenizer.detokenizer(
+            job.context, skip_special_tokens=call.skip_special_tokens
+        )
+        self._stops = StopChecker(call.stops)
+        self._job = job
+        self._index = index
+        self._num_tokens = 0
+        self._num_chars = 0
+        self._num_sent = 0
+        self._scored: list[ScoredToken] = []
+
+    def push(self, event: TokenEvent) -> Piece | None:
+        """What the event adds to the choice, None if nothing yet.
+
+        Raises CapacityError for an aborted sequence, EngineError for a failed one.
+        """
+        _check_event(event)
+        echoed = self._echo(event) if self._num_tokens == 0 else ""
+        self._num_tokens += 1
+        text, is_stopped = self._text_of(event)
+        finish: str | None = "stop" if is_stopped else event.finish_reason
+        if finish is not None and not is_stopped:
+            text += self._stops.flush()
+        text = echoed + text
+        self._num_sent += len(text)
+        tokens = self._take_scored(is_all=finish is not None and not is_stopped)
+        if not (text or tokens or finish):
+            return None
+        return Piece(self._index, text, tokens, finish and str(finish))
+
+    def _text_of(self, event: TokenEvent) -> tuple[str, bool]:
+        """The text that may be sent now, and whether a stop string ended the sequence."""
+        raw = ""
+        token_id = event.token_id
+        if token_id is not None and event.finish_reason != FinishReason.STOP:
+            if event.logprobs is not None:
+                self._scored.append(self._score(token_id, event.logprobs, self._num_chars))
+            raw = self._detokenizer.push(token_id)
+        if event.finish_reason is not None:
+            raw += self._detokenizer.flush()
+        self._num_chars += len(raw)
+        if self._num_tokens < self._job.params.min_tokens:
+            return raw, False
+        return self._stops.push(raw)
+
+    def _echo(self, event: TokenEvent) -> str:
+        """The prompt's text, its scored tokens put before the others."""
+        if self._job.echo is None:
+            return ""
+        if event.prompt_logprobs is not None:
+            start = 0
+            for token_id, scores in zip(self._job.token_ids, event.prompt_logprobs, strict=True):
+                token = self._score(token_id, scores, start)
+                self._scored.append(token)
+                if not self._tokenizer.is_special(token_id):
+                    start += len(token.spelling.decode("utf-8", "ignore"))
+        self._num_chars += len(self._job.echo)
+        return self._job.echo
+
+    def _score(self, token_id: int, scores: TokenLogprobs | None, start: int) -> ScoredToken:
+        spelling = self._tokenizer.token_bytes(token_id)
+        if scores is None:
+            return ScoredToken(spelling, None, (), start)
+        top = tuple(
+            (self._tokenizer.token_bytes(other), max(logprob, MIN_LOGPROB))
+            for other, logprob in scores.top
+        )
+        return ScoredToken(spelling, max(scores.logprob, MIN_LOGPROB), top, start)
+
+    def _take_scored(self, *, is_all: bool) -> tuple[ScoredToken, ...]:
+        """The tokens whose text has begun to be sent: those of a stop string never come."""
+        count = len(self._scored)
+        if not is_all:
+            count = sum(token.start < self._num_sent for token in self._scored)
+        taken, self._scored = self._scored[:count], self._scored[count:]
+        return tuple(taken)
+
+
+def _check_event(event: TokenEvent) -> None:
+    if event.finish_reason == FinishReason.ERROR:
+        raise EngineError(event.error or "the sequence failed")
+    if event.finish_reason == FinishReason.ABORT:
+        raise CapacityError("The recipe was unloaded while it generated; send the request again.")

@@ -1,0 +1,87 @@
+"""/v1/completions: from prompts to a call, from pieces to OpenAI's words."""
+
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from evoserve.api.choice import Call, Job, Piece, spell
+from evoserve.api.generate import build_params, choose_max_tokens
+from evoserve.api.registry import ServedRecipe
+from evoserve.api.schemas import Choice, CompletionBody, Prompt
+from evoserve.api.service import Service
+from evoserve.api.stream import Wording
+from evoserve.errors import RequestError
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's, of this endpoint alone
+CONTEXT_TOKENS = 16  # enough for any tokenizer to see that its text has begun
+
+
+async def prepare_completion(service: Service, body: CompletionBody) -> Call:
+    """Check and tokenize a request. Raises RequestError and its subclasses."""
+    served = service.registry.resolve(body.model)
+    n = body.n or 1
+    if body.best_of not in (None, n):
+        message = f"'best_of' {body.best_of} is not supported unless it equals 'n' ({n})."
+        raise RequestError(message, param="best_of", code="unsupported_parameter")
+    limit = service.settings.max_queue + service.settings.max_num_seqs
+    if len(body.prompt) * n > limit:
+        message = f"{len(body.prompt)} prompts times n = {n} exceed the {limit} this server holds."
+        raise RequestError(message, param="prompt", code="invalid_value")
+    return Call(
+        id=f"cmpl-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=body.model,
+        served=served,
+        jobs=tuple([await _job(served, body, prompt) for prompt in body.prompt]),
+        n=n,
+        stops=body.stop,
+        skip_special_tokens=body.skip_special_tokens is not False,
+    )
+
+
+async def _job(served: ServedRecipe, body: CompletionBody, prompt: Prompt) -> Job:
+    token_ids = await served.encode(prompt) if isinstance(prompt, str) else prompt
+    max_tokens = choose_max_tokens(
+        served, len(token_ids), body.max_tokens, DEFAULT_MAX_TOKENS, param="prompt"
+    )
+    params = replace(
+        build_params(body, served, max_tokens),
+        logprobs=body.logprobs,
+        prompt_logprobs=body.logprobs if body.echo else None,
+    )
+    echo = None
+    if body.echo:
+        echo = prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
+    return Job(token_ids, params, echo, context=token_ids[-CONTEXT_TOKENS:])
+
+
+def _choice(piece: Piece) -> Choice:
+    return {
+        "index": piece.index,
+        "text": piece.text,
+        "logprobs": _logprobs(piece),
+        "finish_reason": piece.finish_reason,
+    }
+
+
+def _chunks(piece: Piece, is_first: bool) -> list[Choice]:
+    del is_first
+    return [_choice(piece)]
+
+
+def _logprobs(piece: Piece) -> dict[str, Any] | None:
+    if not piece.tokens:
+        return None
+    return {
+        "text_offset": [token.start for token in piece.tokens],
+        "token_logprobs": [token.logprob for token in piece.tokens],
+        "tokens": [spell(token.spelling) for token in piece.tokens],
+        "top_logprobs": [
+            {spell(spelling): logprob for spelling, logprob in reversed(token.top)} or None
+            for token in piece.tokens
+        ],
+    }
+
+
+COMPLETION = Wording("text_completion", "text_completion", _choice, _chunks)

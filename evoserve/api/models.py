@@ -1,0 +1,62 @@
+"""What is served, and its tokenizers: /v1/models, /tokenize and /detokenize."""
+
+from evoserve.api.chat import template_messages
+from evoserve.api.registry import Registry, ServedRecipe
+from evoserve.api.schemas import (
+    DetokenizeAnswer,
+    DetokenizeBody,
+    ModelCard,
+    ModelList,
+    TokenizeAnswer,
+    TokenizeBody,
+)
+from evoserve.errors import RequestError
+
+
+def list_models(registry: Registry) -> ModelList:
+    """Every id and alias that a request may name."""
+    cards = [model_card(name, served) for name, served in registry.names().items()]
+    return {"object": "list", "data": cards}
+
+
+def model_card(name: str, served: ServedRecipe) -> ModelCard:
+    """One entry of the list."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "evoserve",
+        "root": served.model_id,
+        "max_model_len": served.max_model_len,
+    }
+
+
+async def tokenize(registry: Registry, body: TokenizeBody) -> TokenizeAnswer:
+    """Token ids of a prompt or of rendered messages. Raises RequestError, UnknownModel."""
+    served = registry.resolve(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise RequestError("Send either 'prompt' or 'messages'.", param="prompt")
+    if body.messages is not None:
+        text = served.tokenizer.render_chat(
+            template_messages(body.messages),
+            template=served.chat_template,
+            add_generation_prompt=body.add_generation_prompt is not False,
+        )
+        token_ids = await served.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    else:
+        text = body.prompt or ""
+        is_special = body.add_special_tokens is not False
+        token_ids = await served.encode(text, add_special_tokens=is_special)
+    pieces = [served.tokenizer.token_piece(token_id) or "" for token_id in token_ids]
+    return {
+        "count": len(token_ids),
+        "max_model_len": served.max_model_len,
+        "tokens": token_ids,
+        "token_strs": pieces if body.return_token_strs else None,
+    }
+
+
+def detokenize(registry: Registry, body: DetokenizeBody) -> DetokenizeAnswer:
+    """The text of token ids, special tokens included. Raises RequestError, UnknownModel."""
+    served = registry.resolve(body.model)
+    return {"prompt": served.tokenizer.decode(body.tokens, skip_special_tokens=False)}

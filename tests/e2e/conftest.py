@@ -1,0 +1,140 @@
+"""A real server on loopback over a tiny random Llama."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from evoserve.api.registry import Registry, describe
+from evoserve.api.server import serve
+from evoserve.config import Settings
+from evoserve.engine.torch_engine import TorchEngine
+from evoserve.manifest.load import build_manifest
+from evoserve.sources.checkpoint import open_checkpoint
+from evoserve.sources.recipe import Recipe
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A running server; `folder` is the model's."""
+
+    url: str
+    port: int
+    model_id: str
+    folder: Path
+
+    def client(self, key: str = "any") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def save_tiny_llama(folder: Path) -> Path:
+    """Random weights of 256 byte tokens and four special ones; a few hundred kilobytes."""
+    torch.manual_seed(0)
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    backend = Backend(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    roles = ["<|user|>", "<|assistant|>", "<|system|>"]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=roles
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.5,
+        eos_token_id=fast.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def start(folder: Path, settings: Settings) -> Iterator[Live]:
+    """Serve a folder from a thread of its own until the generator is resumed."""
+    ports: list[int] = []
+    is_bound = threading.Event()
+    handles: dict[str, object] = {}
+
+    async def main() -> None:
+        engine = TorchEngine(settings)
+        manifest = build_manifest(
+            {"format": "evoserve/1", "name": "tiny", "sources": {"base": {"model": str(folder)}}}
+        )
+        recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
+        registry = Registry()
+        registry.add(describe(recipe, await engine.load(recipe)), ["alias/one"])
+        handles.update(id=recipe.model_id, loop=asyncio.get_running_loop())
+        handles.update(task=asyncio.current_task())
+
+        def on_bound(port: int) -> None:
+            ports.append(port)
+            is_bound.set()
+
+        await serve(settings, engine, registry, on_bound=on_bound, drain_s=5)
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except asyncio.CancelledError:
+            pass
+        finally:
+            is_bound.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert is_bound.wait(60)
+    assert ports, "the server did not start"
+    yield Live(f"http://127.0.0.1:{ports[0]}", ports[0], str(handles["id"]), folder)
+    handles["loop"].call_soon_threadsafe(handles["task"].cancel)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def serve_folder() -> Callable[[Path], Iterator[Live]]:
+    """Serves any folder as the model `tiny`, for tests with a model of their own."""
+    return lambda folder: start(folder, _settings())
+
+
+@pytest.fixture(scope="session")
+def live(folder: Path) -> Iterator[Live]:
+    """A server without a key."""
+    yield from start(folder, _settings())
+
+
+@pytest.fixture(scope="session")
+def locked(folder: Path) -> Iterator[Live]:
+    """A server with a key and a small limit of the body."""
+    yield from start(folder, _settings(api_key="secret", max_body_bytes=4096))
+
+
+def _settings(**given: object) -> Settings:
+    values = {"port": 0, "threads": 1, "dtype": "float32", "kv_cache_bytes": 8 * 2**20, **given}
+    return Settings(**values)  # type: ignore[arg-type]
