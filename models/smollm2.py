@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     make_once(out / NAME, convert_package)
     for name, seed in PERTURBED.items():
-        make_once(out / name, lambda folder, seed=seed: perturb(out / NAME, folder, seed))
+        make_once(out / name, partial(perturb, out / NAME, seed=seed))
 
 
 def make_once(folder: Path, write: Callable[[Path], None]) -> None:
