@@ -1,0 +1,1 @@
+"""Encodings of recipes as real vectors; nothing here imports torch."""

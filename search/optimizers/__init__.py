@@ -1,0 +1,1 @@
+"""Optimizers behind one ask/tell seam; nothing here imports torch."""
