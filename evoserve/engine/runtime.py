@@ -15,6 +15,7 @@ from evoserve.errors import CapacityError
 from evoserve.model.store import Lease
 from evoserve.sources.checkpoint import read_json
 from evoserve.sources.recipe import Recipe
+from evoserve.sources.vocabulary import resolve_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,8 @@ def build_runtime(
 def plan_capacity(model: ServableModel, settings: Settings) -> tuple[int, int]:
     """(num_blocks, max_model_len): what `kv_cache_bytes` buys, and the longest sequence then.
 
+    More blocks than `max_num_seqs` of the longest sequences fill are not taken.
+
     Without a max_model_len of the settings the pool may bound it below the model's own. Raises
     CapacityError if not one block fits, or not one sequence of the length asked for.
     """
@@ -93,8 +96,9 @@ def plan_capacity(model: ServableModel, settings: Settings) -> tuple[int, int]:
             f"kv_cache_bytes {settings.kv_cache_bytes} hold {num_blocks * block_size} tokens of "
             f"this model, {wanted} are needed: set kv_cache_bytes to {needed} or more"
         )
-    longest = settings.max_model_len or model.max_model_len
-    return num_blocks, min(longest, model.max_model_len, num_blocks * block_size)
+    longest = min(settings.max_model_len or model.max_model_len, model.max_model_len)
+    usable = settings.max_num_seqs * -(-longest // block_size)
+    return min(num_blocks, usable), min(longest, num_blocks * block_size)
 
 
 def end_token_ids(recipe: Recipe) -> frozenset[int]:
@@ -102,11 +106,9 @@ def end_token_ids(recipe: Recipe) -> frozenset[int]:
 
     Raises SourceError for a generation_config.json that is no JSON.
     """
-    manifest = recipe.manifest
-    checkpoint = recipe.checkpoints[manifest.base_source(manifest.tokenizer_model)]
-    file = checkpoint.folder / "generation_config.json"
-    generation = read_json(file) if file.exists() else {}
-    configs = (checkpoint.config, generation)
+    folder = resolve_vocabulary(recipe).folder
+    files = (folder / "config.json", folder / "generation_config.json")
+    configs = [read_json(file) for file in files if file.exists()]
     return frozenset(id_ for config in configs for id_ in _ids(config.get("eos_token_id")))
 
 

@@ -31,8 +31,8 @@ class Counters:
 class Scheduler:
     """The queues of one recipe; `schedule` and `commit` alternate, the rest at any time between.
 
-    At most as many sequences run as a step has tokens, so each one advances in each step, except
-    prefills behind an earlier prefill. The caller has checked that every sequence fits the pool
+    At most as many sequences run as a step has tokens, and only one of them is in prefill, so
+    each one advances in each step. The caller has checked that every sequence fits the pool
     alone (`admission.check_request`).
     """
 
@@ -119,15 +119,17 @@ class Scheduler:
     def _plan_running(self, plan: dict[Generation, int]) -> None:
         budget = self._max_num_batched_tokens
         for sequence in sorted(self._running, key=lambda seq: seq.phase is Phase.PREFILL):
-            number = min(sequence.num_uncomputed_tokens, budget - sum(plan.values()))
-            if number and sequence.status is Status.RUNNING and self._make_room(sequence, plan):
-                plan[sequence] = number
+            if sequence.status is Status.RUNNING and self._make_room(sequence):
+                left = budget - sum(plan.values())
+                plan[sequence] = min(sequence.num_uncomputed_tokens, left)
 
-    def _make_room(self, sequence: Generation, plan: dict[Generation, int]) -> bool:
-        """Preempt until the sequence has a block for its last token; False if it went itself."""
+    def _make_room(self, sequence: Generation) -> bool:
+        """Preempt until the sequence has a block for its last token; False if it went itself.
+
+        Only decodes ever lack one, so whoever was admitted later is not planned yet.
+        """
         while not self.blocks.grow(sequence.table, len(sequence.token_ids)):
             victim = self._running.pop()
-            plan.pop(victim, None)
             self._preempt(victim)
             if victim is sequence:
                 return False

@@ -62,7 +62,7 @@ class Coefficients:
     def describe(self, method: str) -> dict[str, object]:
         """What of this determines the result of `method`, as JSON."""
         traits = TRAITS[method]
-        named = {"lambda": "lambda_", "weights": "weights", "split": "split_at"}
+        named = {"lambda": "lambda_", "split": "split_at"}
         options = {name: getattr(self.options, named.get(name, name)) for name in traits.options}
         found: dict[str, object] = {
             name: getattr(self, named.get(name, name)) for name in traits.coefficients

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from evoserve.errors import IncompatibleSources, ManifestError, SourceError
-from evoserve.manifest.parts import MergeSpec, SourceSpec
+from evoserve.manifest.parts import MergeSpec
 from evoserve.manifest.refs import Group, parse_group
 from evoserve.merge.coefficients import (
     Coefficients,
@@ -26,7 +26,8 @@ from evoserve.sources.architecture import (
     split_layer_name,
     tensor_shapes,
 )
-from evoserve.sources.checkpoint import TensorReader
+from evoserve.sources.checkpoint import Checkpoint, TensorReader
+from evoserve.sources.digest import content_state
 from evoserve.sources.recipe import Recipe
 
 TORCH_DTYPES = {
@@ -79,6 +80,7 @@ class RecipeTensors:
         self._recipe = recipe
         rows = vocabulary_rows or {}
         self._rows = {name: given for name, given in rows.items() if given is not None}
+        self._identities = {n: _identity(each) for n, each in recipe.checkpoints.items()}
         self._row_digests = {name: _row_digest(given) for name, given in self._rows.items()}
         merges = recipe.manifest.merges
         self._options: dict[str, Options] = {n: resolve_options(m) for n, m in merges.items()}
@@ -100,20 +102,20 @@ class RecipeTensors:
             if model in manifest.merges:
                 found = self._merge(model, manifest.merges[model], name)
             elif model in manifest.sources:
-                found = self._leaf(model, manifest.sources[model], name)
+                found = self._leaf(model, name)
             else:
                 raise ManifestError(f"unknown model '{model}'")
             self._known[model, name] = found
         return found
 
-    def _leaf(self, model: str, spec: SourceSpec, name: str) -> Expression:
+    def _leaf(self, model: str, name: str) -> Expression:
         checkpoint = self._recipe.checkpoints[model]
         stored = name
         if name == LM_HEAD and checkpoint.architecture.tie_word_embeddings:
             stored = EMBED
         info = checkpoint.tensors.info(stored)
         described: dict[str, object] = {
-            "source": _identity(spec, checkpoint.digest),
+            "source": self._identities[model],
             "tensor": stored,
         }
         shape, rows = info.shape, None
@@ -244,16 +246,12 @@ def _check_coefficients(model: str, spec: MergeSpec, group: int, c: Coefficients
             )
 
 
-def _identity(spec: SourceSpec, verified: str | None) -> dict[str, object]:
-    """A source's digests, or where it lies (and its verified digest) where it carries none."""
-    found: dict[str, object] = {"digest": spec.digest}
-    if spec.digest is None:
-        found = {"model": spec.model, "revision": spec.revision, "verified": verified}
-    if spec.adapter is not None:
-        part = spec.adapter
-        at = None if part.digest else [part.model, part.revision, verified]
-        found["adapter"] = [part.digest, at]
-    return found
+def _identity(checkpoint: Checkpoint) -> list[str]:
+    """A source's verified digest, or what its files (and its adapter's) are on this machine now."""
+    if checkpoint.digest is not None:
+        return [checkpoint.digest]
+    folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
+    return [state for folder in folders for state in content_state(folder)]
 
 
 def _check_rows(model: str, name: str, rows: torch.Tensor, shape: tuple[int, ...]) -> None:

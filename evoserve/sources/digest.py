@@ -52,6 +52,15 @@ def adapter_digest(folder: Path) -> str:
     return _digest_of([folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS])
 
 
+def content_state(folder: Path) -> tuple[str, ...]:
+    """Which safetensors files a folder holds now, by path, size, mtime and inode.
+
+    Stands in for a digest within one process: files changed in place have another state.
+    """
+    files = sorted(folder.resolve().glob("*.safetensors"))
+    return tuple(f"{_key(file)} {_state(file)}" for file in files)
+
+
 def verify_digest(source: str, expected: str, actual: str) -> None:
     """Raises DigestMismatch that names the source unless the digests are equal."""
     if expected != actual:

@@ -174,9 +174,9 @@ def test_end_tokens_come_from_both_config_files(toys: Any, eos: object) -> None:
 def test_capacity_follows_the_settings(toys: Any) -> None:
     model = toys.factory.build(toys.recipe())
     assert plan_capacity(model, toys.settings(kv_cache_bytes=10 * 32)) == (10, 40)
-    assert plan_capacity(model, toys.settings(kv_cache_bytes=1000 * 32)) == (1000, 64)
-    assert plan_capacity(model, toys.settings(max_model_len=30)) == (2048, 30)
-    assert plan_capacity(model, toys.settings(max_model_len=300)) == (2048, 64)
+    assert plan_capacity(model, toys.settings(kv_cache_bytes=100 * 32)) == (100, 64)
+    assert plan_capacity(model, toys.settings(max_model_len=30)) == (8 * 8, 30)
+    assert plan_capacity(model, toys.settings(max_model_len=300)) == (8 * 16, 64)
     with pytest.raises(CapacityError, match="kv_cache_bytes 31 hold 0 tokens"):
         plan_capacity(model, toys.settings(kv_cache_bytes=31))
     with pytest.raises(CapacityError, match=r"40 tokens .* 64 are needed: set .* to 512 or more"):

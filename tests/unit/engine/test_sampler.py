@@ -259,8 +259,8 @@ def test_prompt_logprobs_of_chunks_add_up_to_those_of_the_whole() -> None:
 def test_a_row_that_is_not_finite_is_an_error_of_its_own(bad: float) -> None:
     logits = rows(3)
     logits[1, 5] = bad
-    for temperature in (0.0, 1.0):
-        sequences = [generation(temperature=temperature) for _ in range(3)]
+    for temperature, top_p in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.9)):
+        sequences = [generation(temperature=temperature, top_p=top_p) for _ in range(3)]
         first, second, third = sample([chunk_of(one) for one in sequences], logits)
         assert second.token_id is None
         assert second.error is not None

@@ -60,6 +60,7 @@ class PureEngine:
     def step(self) -> tuple[Chunk, ...]:
         chunks = self.scheduler.schedule()
         assert chunks, "work is left but nothing was scheduled"
+        assert len(chunks) == self.scheduler.num_running, "whoever runs advances"
         assert sum(chunk.num_tokens for chunk in chunks) <= self.budget
         assert len({chunk.sequence for chunk in chunks}) == len(chunks) <= self.max_num_seqs
         sizes = [chunk.num_tokens > 1 for chunk in chunks]
@@ -185,14 +186,21 @@ def test_any_schedule_gives_what_each_request_gives_alone(
     assert engine.scheduler.num_running == engine.scheduler.num_waiting == 0
 
 
-def test_preemption_happens_and_the_last_admitted_goes_first() -> None:
-    engine = PureEngine(num_blocks=6, block_size=2, budget=8)
-    for ticket in (1, 2, 3):
-        engine.scheduler.submit(generation(ticket, [0, 1], 9))
-    engine.run()
+def test_the_last_admitted_is_preempted_and_comes_back_before_who_waits() -> None:
+    engine = PureEngine(num_blocks=6, block_size=2, max_num_seqs=2, budget=8)
+    first, second, third = (generation(ticket, [0, 1], 9) for ticket in (1, 2, 3))
+    for sequence in (first, second, third):
+        engine.scheduler.submit(sequence)
+    engine.step()
+    while first.status is not Status.FINISHED:
+        assert first.status is Status.RUNNING
+        assert third.status is Status.WAITING
+        engine.step()
     assert engine.counters.num_preemptions > 0
-    order = [ticket for ticket, events in engine.events.items() if events[-1].finish_reason]
-    assert order == [1, 2, 3]
+    assert second.status is Status.WAITING
+    engine.step()
+    assert second.status is Status.RUNNING
+    engine.run()
     for ticket in (1, 2, 3):
         assert engine.tokens(ticket) == continuation([0, 1], 9, frozenset())
 

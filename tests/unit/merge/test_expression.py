@@ -1,6 +1,7 @@
 """Expressions: keys that say what determines a tensor, groups, shortcuts, clear errors."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,18 @@ def test_name_of_a_merge_or_of_an_unmasked_source_is_no_part_of_the_key(
     )
 
 
-def test_a_digest_stands_for_a_source_wherever_it_lies(folders: dict[str, Path]) -> None:
-    digest = "sha256:" + "0" * 64
-    one = make_recipe(folders, {}, ja={"model": "here", "digest": digest})
-    two = make_recipe(folders, {}, ja={"model": "there", "revision": "x", "digest": digest})
-    three = make_recipe(folders, {}, ja={"model": "here"})
-    keys = [RecipeTensors(recipe).expression("ja", EMBED).key for recipe in (one, two, three)]
-    assert keys[0] == keys[1] != keys[2]
-    adapted = {"model": "here", "digest": digest, "adapter": {"model": "lora"}}
-    four = make_recipe(folders, {}, ja=adapted)
-    assert RecipeTensors(four).expression("ja", EMBED).key not in keys
+def test_verified_digest_stands_for_a_source_wherever_it_lies(folders: dict[str, Path]) -> None:
+    moved = {**folders, "ja": folders["math"]}
+    digests = ["sha256:" + "0" * 64, "sha256:" + "0" * 64, "sha256:" + "1" * 64, None, None]
+    places = [folders, moved, folders, folders, moved]
+    keys = []
+    for digest, place in zip(digests, places, strict=True):
+        recipe = make_recipe(place, {})
+        checkpoint = replace(recipe.checkpoints["ja"], digest=digest)
+        recipe = replace(recipe, checkpoints={**recipe.checkpoints, "ja": checkpoint})
+        keys.append(RecipeTensors(recipe).expression("ja", EMBED).key)
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
 
 
 @pytest.mark.parametrize(

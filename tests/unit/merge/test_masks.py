@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +41,20 @@ def test_key_words_are_the_start_of_a_sha256() -> None:
         int.from_bytes(digest[:4], "little"),
         int.from_bytes(digest[4:8], "little"),
     )
+
+
+def test_documented_vector_holds() -> None:
+    """Every row of the test vector in docs/merging.md."""
+    text = (Path(__file__).parents[3] / "docs" / "merging.md").read_text(encoding="utf-8")
+    key = mask_key(42, "ja", "model.layers.0.mlp.down_proj.weight")
+    assert f"k0 = {key[0]:#010x}, k1 = {key[1]:#010x}" in text
+    assert f"below {density_threshold(0.6)}" in text
+    rows = re.findall(r"^\| (\d+) \| (0x[0-9a-f]{8}) \| (yes|no) \|$", text, re.MULTILINE)
+    assert len(rows) == 7
+    for index, value, kept in rows:
+        assert int(hash_elements(key, torch.tensor(int(index)))) == int(value, 16)
+        mask = keep_mask(key, density_threshold(0.6), int(index), torch.Size([1]))
+        assert bool(mask) is (kept == "yes")
 
 
 @settings(max_examples=50, deadline=None)

@@ -25,6 +25,10 @@ EDGES = {
 }
 
 
+def test_every_method_of_the_manifest_is_in_the_table() -> None:
+    assert tuple(sorted(METHODS)) == tuple(sorted(METHOD_NAMES))
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 33])
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("method", METHOD_NAMES)
