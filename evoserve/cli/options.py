@@ -44,8 +44,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     declared = f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag
     default = field.get_default()
-    shown = "" if default in (None, ()) else f" [default: {default}]"
-    text = f"{field.description}{shown} [env: EVOSERVE_{name.upper()}]"
+    shown = "" if default in (None, ()) else f"default: {default}; "
+    text = f"{field.description} ({shown}env: EVOSERVE_{name.upper()})"
     option = typer.Option(declared, help=text, show_default=False, rich_help_panel="Settings")
     return inspect.Parameter(
         name,
