@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from evoserve.errors import SourceError
 from evoserve.manifest.refs import LayerRef
+from evoserve.merge.build import evaluate_all
 from evoserve.merge.expression import Expression, RecipeTensors
 from evoserve.model.layer import LayerWeights
 from evoserve.model.linear import DenseLinear
@@ -89,17 +90,15 @@ def layer_blueprint(
     return Blueprint(_digest("layer", placement, shape, keys), draft)
 
 
-def check_finite(job: Job) -> None:
-    """Raises SourceError for NaN or infinity: both survive a sum, so one pass is enough.
-
-    A sum of finite numbers may overflow, hence the second look.
-    """
-    total = job.out.sum(dtype=torch.float32)
-    if not torch.isfinite(total) and not torch.isfinite(job.out).all():
-        raise SourceError(
-            f"{job.label} holds NaN or infinity as {job.out.dtype}; "
-            "repair the source, or use a wider dtype if it overflows"
-        )
+def evaluate_jobs(jobs: Sequence[Job], num_threads: int) -> None:
+    """Do the jobs. Raises SourceError that names the first tensor with NaN or infinity."""
+    are_finite = evaluate_all([(job.expression, job.out) for job in jobs], num_threads)
+    for job, is_finite in zip(jobs, are_finite, strict=True):
+        if not is_finite:
+            raise SourceError(
+                f"{job.label} holds NaN or infinity as {job.out.dtype}; "
+                "repair the source, or use a wider dtype if it overflows"
+            )
 
 
 def _allocate(

@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from evoserve.merge.build import evaluate_all
 from evoserve.merge.expression import RecipeTensors
 from evoserve.model.attention import TorchAttention
 from evoserve.model.blueprint import (
     Blueprint,
-    Draft,
     Placement,
-    check_finite,
+    evaluate_jobs,
     layer_blueprint,
     tensor_blueprint,
 )
@@ -83,17 +81,10 @@ def _make(
     for start in range(0, len(blueprints), size):
         chunk = blueprints[start : start + size]
         drafts = [blueprint.draft() for blueprint in chunk]
-        _evaluate(drafts, num_threads)
+        evaluate_jobs([job for draft in drafts for job in draft.jobs], num_threads)
         for blueprint, draft in zip(chunk, drafts, strict=True):
             made[blueprint.key] = draft.finish(placement.device)
     return made
-
-
-def _evaluate(drafts: Sequence[Draft], num_threads: int) -> None:
-    jobs = [job for draft in drafts for job in draft.jobs]
-    evaluate_all([(job.expression, job.out) for job in jobs], num_threads)
-    for job in jobs:
-        check_finite(job)
 
 
 def _assemble(

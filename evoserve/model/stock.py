@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from evoserve.errors import ManifestError
-from evoserve.merge.build import evaluate_all
 from evoserve.merge.expression import Expression, RecipeTensors
-from evoserve.model.blueprint import Job, check_finite
+from evoserve.model.blueprint import Job, evaluate_jobs
 from evoserve.model.build import end_tensors
 from evoserve.model.fold import Fold
 from evoserve.model.plan import PathPlan
@@ -78,9 +77,8 @@ def produce_tensors(
             )
             for tensor in chunk
         ]
-        evaluate_all([(job.expression, job.out) for job in jobs], num_threads)
+        evaluate_jobs(jobs, num_threads)
         for tensor, job in zip(chunk, jobs, strict=True):
-            check_finite(job)
             yield job.out if tensor.factor == 1.0 else _scale(tensor, job.out, dtype)
 
 

@@ -1,0 +1,1 @@
+"""One script per claim; each takes --quick and --json FILE."""
