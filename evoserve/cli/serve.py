@@ -38,16 +38,18 @@ async def _serve(recipes: list[Recipe], settings: Settings) -> None:
     try:
         for recipe in recipes:
             await _load(recipe, engine, registry)
+        held = format_bytes(engine.stats().weight_bytes)
+        console.print(f"{len(recipes)} recipes, {held} of weights; shared ones are held once")
+        default = recipes[-1].manifest.name
+        await run_server(
+            settings,
+            engine,
+            registry,
+            on_bound=lambda port: _announce(settings.host, port, default, settings.api_key),
+        )
     except BaseException:
         await engine.close()
         raise
-    default = recipes[-1].manifest.name
-    await run_server(
-        settings,
-        engine,
-        registry,
-        on_bound=lambda port: _announce(settings.host, port, default, settings.api_key),
-    )
 
 
 async def _load(recipe: Recipe, engine: Engine, registry: Registry) -> None:
