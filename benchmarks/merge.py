@@ -4,7 +4,7 @@ Base and two seeded perturbations of SmolLM2-135M in bfloat16 (random weights of
 demo model is absent), merged by dare_ties into float32 weights. Every measurement is a fresh
 process with a warm page cache; the kinds take turns, so that noise hits all of them.
 
-    python benchmarks/merge.py [--quick] [--rounds N] [--json FILE]
+    python -m benchmarks.merge [--quick] [--rounds N] [--json FILE]
 """
 
 import argparse
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from merge_kinds import CHILDREN, DEMO, NAMES, ROOT, write_sources  # type: ignore[import-not-found]
+from benchmarks.merge_kinds import CHILDREN, DEMO, NAMES, ROOT, write_sources
 
 KINDS = {
     "ours": "Recipe -> evaluate_all into new float32 tensors; kernels loaded, as in a server",
@@ -68,8 +68,22 @@ def main() -> None:
 def make_sources(cache: Path) -> None:
     """Write the three checkpoints once, in a process of its own so that this one stays small."""
     if not all((cache / name / "done").exists() for name in NAMES):
-        command = [sys.executable, __file__, "--cache", str(cache), "--child", "write"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.merge",
+            "--cache",
+            str(cache),
+            "--child",
+            "write",
+        ]
         subprocess.run(command, check=True)
+
+
+def child_command(cache: Path, kind: str) -> list[str]:
+    """This script again, to do one thing."""
+    script = [sys.executable, "-m", "benchmarks.merge"]
+    return [*script, "--cache", str(cache.resolve()), "--child", kind]
 
 
 def measure_round(cache: Path, number: int, num_rounds: int) -> dict[str, dict[str, float]]:
@@ -91,10 +105,10 @@ def run_child(cache: Path, kind: str) -> dict[str, float]:
     """Its own numbers and the wall time of the whole process, imports included."""
     with tempfile.TemporaryDirectory() as empty:
         kernels = empty if kind == "ours, no cache" else str(cache / "kernels")
-        command = [sys.executable, __file__, "--cache", str(cache), "--child", kind]
         start = time.perf_counter()
         done = subprocess.run(
-            command,
+            child_command(cache, kind),
+            cwd=ROOT,
             check=True,
             capture_output=True,
             text=True,

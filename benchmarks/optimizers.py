@@ -1,6 +1,6 @@
 """Optimizer overhead: time per generation outside of any evaluation, at n = 6, 200 and 4,288.
 
-    python benchmarks/optimizers.py [--quick] [--json FILE]
+    python -m benchmarks.optimizers [--quick] [--json FILE]
 
 One generation is ask, tell with a made-up fitness, and state (what a resumable loop stores). The
 median over generations is printed, with the size of the state and the genome's decode time.
