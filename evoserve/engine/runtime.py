@@ -107,8 +107,9 @@ def end_token_ids(recipe: Recipe) -> frozenset[int]:
     Raises SourceError for a generation_config.json that is no JSON.
     """
     folder = resolve_vocabulary(recipe).folder
-    files = (folder / "config.json", folder / "generation_config.json")
-    configs = [read_json(file) for file in files if file.exists()]
+    owner = next(each for each in recipe.checkpoints.values() if each.folder == folder)
+    file = folder / "generation_config.json"
+    configs = (owner.config, read_json(file) if file.exists() else {})
     return frozenset(id_ for config in configs for id_ in _ids(config.get("eos_token_id")))
 
 
