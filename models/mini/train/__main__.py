@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         (MIXTURES["base"], Schedule(num_steps=1400, matrix_lr=0.02, other_lr=3e-3)),
         (BASE_NUMBERS, Schedule(num_steps=1000, matrix_lr=0.02, other_lr=3e-3)),
     ),
-    "ja": ((MIXTURES["ja"], Schedule(num_steps=150, matrix_lr=0.004, other_lr=4e-4)),),
+    "ja": ((MIXTURES["ja"], Schedule(num_steps=400, matrix_lr=0.004, other_lr=4e-4)),),
     "math": ((MIXTURES["math"], Schedule(num_steps=200, matrix_lr=0.004, other_lr=4e-4)),),
     "math2": ((MIXTURES["math2"], Schedule(num_steps=200, matrix_lr=0.004, other_lr=4e-4)),),
 }
