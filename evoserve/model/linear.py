@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 _WEIGHT_LEFT_TOKENS = range(5, 49)
-"""Where MKL's float32 product W x^T beat x W^T (by up to 1.4 times), measured on an AVX2 machine."""
+"""Where MKL's float32 product W x^T beat x W^T (by up to 1.4 times), on an AVX2 machine."""
 
 
 class Linear(Protocol):

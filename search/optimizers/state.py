@@ -19,6 +19,7 @@ _MODULES = ("cma.", "pymoo.", "numpy.random.", "search.optimizers.", "search.gen
 _NAMES = frozenset(
     {
         ("builtins", "complex"),
+        ("builtins", "range"),
         ("builtins", "set"),
         ("builtins", "slice"),
         ("numpy", "dtype"),

@@ -1,0 +1,5 @@
+"""`python -m search` is `evosearch`."""
+
+from search.cli import main
+
+main()

@@ -1,0 +1,159 @@
+"""From a run in the store to manifests that say how they were scored and where they come from."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evoserve.errors import ConfigError
+from evoserve.manifest.canonical import digest
+from evoserve.manifest.load import parse_manifest
+from evoserve.manifest.parts import EvaluationSpec, JsonValue
+from evoserve.manifest.schema import Manifest
+from search.evaluate import Judge
+from search.record import RunRecord, TaskRecord, find_record
+from search.setup import build_config_optimizer
+from search.store import Evaluation, Individual, Store, StoreError
+from search.tasks.interval import interval95
+from search.tasks.item import Task
+
+What = Literal["best", "mean", "front"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A recipe to export; position is None for the mean, which is no individual."""
+
+    label: str
+    manifest: Manifest
+    generation: int
+    position: int | None = None
+
+
+def export_run(store: Store, name: str, what: What) -> list[tuple[str, Manifest]]:
+    """(file stem, manifest) of the best individual, the final mean or the whole front.
+
+    Nothing is evaluated here. Raises StoreError for an unknown or empty run and for a recipe that
+    was never scored, ConfigError for a `what` that the run does not have.
+    """
+    run, record = find_record(store, name)
+    return [
+        (chosen.label, _with_evidence(store, record, chosen))
+        for chosen in choose(store, run, record, what)
+    ]
+
+
+def score_results(
+    store: Store, run: int, record: RunRecord, judge: Judge, tasks: Sequence[Task]
+) -> Iterator[tuple[Chosen, Task, Evaluation]]:
+    """Score what can be exported (best or front, and the mean) on all tasks, held-out ones too."""
+    kinds: list[What] = ["front" if record.config.combine == "separate" else "best"]
+    if _mean(store, run, record) is not None:
+        kinds.append("mean")
+    for kind in kinds:
+        for chosen in choose(store, run, record, kind):
+            for task in tasks:
+                yield chosen, task, judge.evaluate(chosen.manifest, task)
+
+
+def choose(store: Store, run: int, record: RunRecord, what: What) -> list[Chosen]:
+    """The recipes of one kind. Raises StoreError and ConfigError."""
+    individuals = store.individuals(run)
+    if not individuals:
+        raise StoreError(f"run '{record.config.name}' has no whole generation yet")
+    if what == "front":
+        front = find_front(individuals)
+        return [_chosen(f"front-{n:03}", one) for n, one in enumerate(front)]
+    if what == "best":
+        if record.config.combine == "separate":
+            raise ConfigError(
+                f"run '{record.config.name}' has {record.num_counted} objectives and no one best; "
+                "export its front"
+            )
+        # max keeps the first of equals: the earliest one.
+        return [_chosen("best", max(individuals, key=lambda one: float(one.objectives[0])))]
+    mean = _mean(store, run, record)
+    if mean is None:
+        raise ConfigError(
+            f"optimizer '{record.config.optimizer.name}' has no mean; export best or front"
+        )
+    return [Chosen("mean", mean, individuals[-1].generation)]
+
+
+def find_front(individuals: Sequence[Individual]) -> list[Individual]:
+    """The individuals that no other dominates, each recipe once, best in the first objective
+    first; equal ones in the order they were found."""
+    distinct: dict[str, Individual] = {}
+    for one in individuals:
+        distinct.setdefault(one.digest, one)
+    pool = list(distinct.values())
+    values = np.stack([one.objectives for one in pool])
+    kept = []
+    for index, row in enumerate(values):
+        at_least = (values >= row).all(axis=1)
+        better = (values > row).any(axis=1)
+        if not (at_least & better).any():
+            kept.append(pool[index])
+    return sorted(kept, key=lambda one: -float(one.objectives[0]))
+
+
+def _chosen(label: str, one: Individual) -> Chosen:
+    return Chosen(label, parse_manifest(one.manifest), one.generation, one.position)
+
+
+def _mean(store: Store, run: int, record: RunRecord) -> Manifest | None:
+    last = store.last_generation(run)
+    genome = record.genome()
+    optimizer = build_config_optimizer(record.config, genome)
+    if last is not None:
+        try:
+            optimizer.restore(last[1])
+        except ValueError as error:
+            raise ConfigError(f"run '{record.config.name}' cannot be read: {error}") from None
+    mean = optimizer.mean()
+    return None if mean is None else genome.decode(mean)
+
+
+def _with_evidence(store: Store, record: RunRecord, chosen: Chosen) -> Manifest:
+    found = [(task, store.evaluation(digest(chosen.manifest), task.key)) for task in record.tasks]
+    specs = tuple(_evaluation(task, known) for task, known in found if known is not None)
+    if not specs:
+        raise StoreError(
+            f"the {chosen.label} of run '{record.config.name}' was not scored yet; let "
+            "`evosearch run` come to its end"
+        )
+    changes = {"evaluation": specs, "provenance": _provenance(record, chosen)}
+    return chosen.manifest.model_copy(update=changes)
+
+
+def _evaluation(task: TaskRecord, known: Evaluation) -> EvaluationSpec:
+    scores = known.scores.tolist()
+    return EvaluationSpec(
+        task=task.name,
+        split=task.split,
+        protocol=task.protocol,
+        metric=task.metric,
+        score=math.fsum(scores) / len(scores),
+        interval=interval95(scores),
+        num_items=len(scores),
+        items=tuple(scores),
+        task_digest=task.digest,
+        outputs_digest=known.outputs,
+    )
+
+
+def _provenance(record: RunRecord, chosen: Chosen) -> dict[str, JsonValue]:
+    config = record.config
+    fields: dict[str, JsonValue] = {
+        "run": config.name,
+        "generation": chosen.generation,
+        "optimizer": config.optimizer.name,
+        "seed": config.seed,
+    }
+    if chosen.position is None:
+        fields["individual"] = "mean"
+    else:
+        fields["individual"] = chosen.position
+    return fields | {f"version_{name}": known for name, known in record.versions.items()}

@@ -1,0 +1,82 @@
+"""A config put to work: sources opened, terms recorded, searched, and the results scored."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.config import SearchConfig, load_config
+from search.evaluate import Evaluator
+from search.export import score_results
+from search.loop import Desk, Search, Stopped, run_search
+from search.opened import OpenSources, open_sources
+from search.progress import Reporter
+from search.record import RunRecord, current_versions, describe_tasks, open_record
+from search.setup import (
+    SearchTasks,
+    build_config_optimizer,
+    build_genome,
+    build_pool,
+    build_settings,
+    build_source_locator,
+    build_tasks,
+    resident_models,
+)
+from search.store import Store
+from search.tasks.interval import format_accuracy
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run and where to; force allows a search on a test split."""
+
+    file: Path
+    store: Path
+    force: bool = False
+
+
+def run_config(order: Order, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
+    """Run or resume a search to its end, then score its results on every task.
+
+    Raises InputError subclasses for what is wrong with the config or the run, and Stopped.
+    """
+    config = load_config(order.file)
+    folder = order.file.absolute().parent
+    tasks = build_tasks(config, folder, force=order.force)
+    sources = open_sources(config.sources, build_source_locator(config, folder))
+    with ExitStack() as stack:
+        store = Store(order.store)
+        stack.callback(store.close)
+        stack.enter_context(store.lock_run(config.name))
+        search = _build_search(config, sources, tasks)
+        pool = build_pool(config, sources.specs, sources.num_layers)
+        settings, resident = build_settings(config, folder), resident_models(config, pool)
+        evaluator = stack.enter_context(Evaluator(sources, store, settings, resident))
+        first = search.genome.decode(search.genome.initial)
+        evaluator.check(first, tasks.all)
+        keys = {task.digest: evaluator.task_key(first, task) for task in tasks.all}
+        record = RunRecord(
+            config,
+            sources.specs,
+            sources.num_layers,
+            describe_tasks(tasks, keys),
+            current_versions(config.optimizer.name),
+        )
+        run = open_record(store, record)
+        desk = Desk(store, run, evaluator, reporter, should_stop)
+        run_search(search, desk)
+        _score_results(desk, record, tasks)
+
+
+def _build_search(config: SearchConfig, sources: OpenSources, tasks: SearchTasks) -> Search:
+    genome = build_genome(config, build_pool(config, sources.specs, sources.num_layers))
+    return Search(config, genome, build_config_optimizer(config, genome), tasks.counted)
+
+
+def _score_results(desk: Desk, record: RunRecord, tasks: SearchTasks) -> None:
+    results = score_results(desk.store, desk.run, record, desk.judge, tasks.all)
+    for chosen, task, evaluation in results:
+        accuracy = format_accuracy(evaluation.scores.tolist())
+        desk.reporter.note(f"{chosen.label} on {task.name} ({task.split}): {accuracy}")
+        if desk.should_stop():
+            raise Stopped
