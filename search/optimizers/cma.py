@@ -127,8 +127,10 @@ class Cma:
             "popsize": self._population,
             "randn": NormalSource(self._rng),
             "seed": np.nan,
-            # Accuracy has plateaus: one generation of equal fitness is no convergence.
+            # Accuracy has plateaus: equal fitness ends a search after 50 generations, not at once.
             "tolflatfitness": 50,
+            "tolfun": 0,
+            "tolfunhist": 0,
             "verbose": -9,
             "verb_log": 0,
             "verb_disp": 0,

@@ -213,6 +213,14 @@ class TestCma:
         assert sizes == {6, 12}
         assert again.is_done()
 
+    def test_plateaus_are_tolerated_but_not_for_ever(self) -> None:
+        optimizer = Cma(SIX, 0)
+        num_told = 0
+        while not optimizer.is_done() and num_told < 60:
+            optimizer.tell([scored(x, 0.0) for x in optimizer.ask()])
+            num_told += 1
+        assert 40 <= num_told < 60
+
     def test_large_spaces_are_separable_and_resume_exactly(self) -> None:
         space = box(4288)
         settings = CmaSettings(population=128)
