@@ -2,20 +2,24 @@
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from evoserve.api.generate import build_params, choose_max_tokens
 from evoserve.api.registry import ServedRecipe, describe
+from evoserve.api.schemas import ChatBody
 from evoserve.cli.options import with_settings
 from evoserve.cli.output import console
 from evoserve.cli.recipes import open_recipe
 from evoserve.config import Settings
-from evoserve.engine.protocol import Engine, GenerationRequest, SamplingParams
+from evoserve.engine.protocol import Engine, GenerationRequest
 from evoserve.engine.torch_engine import TorchEngine
 from evoserve.sources.recipe import Recipe
 
+DEFAULT_MAX_TOKENS = 512
 Message = dict[str, str]
 
 
@@ -26,38 +30,35 @@ def chat(
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="Ask this, print the answer, leave.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; default: the recipe's, else 512.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, max=2, help="0 is greedy; default: the recipe's, else 1.")
     ] = None,
 ) -> None:
     """Chat with a recipe; an empty line or Ctrl-D ends it."""
     opened = open_recipe(recipe, settings)
+    wishes = {"max_tokens": max_tokens, "temperature": temperature}
     try:
-        asyncio.run(_chat(opened, settings, message, max_tokens, temperature))
+        asyncio.run(_chat(opened, settings, message, wishes))
     except EOFError:
         console.print()
 
 
 async def _chat(
-    recipe: Recipe,
-    settings: Settings,
-    message: str | None,
-    max_tokens: int,
-    temperature: float | None,
+    recipe: Recipe, settings: Settings, message: str | None, wishes: Mapping[str, float | None]
 ) -> None:
     engine = TorchEngine(settings)
     try:
         served = describe(recipe, await engine.load(recipe))
-        chosen = temperature if temperature is not None else served.generation.temperature
         history: list[Message] = []
         for turn in itertools.count():
             text = message if message is not None else await asyncio.to_thread(input, "> ")
             if not text.strip():
                 return
             history.append({"role": "user", "content": text})
-            request = _request(served, history, max_tokens, 1.0 if chosen is None else chosen, turn)
-            answer = await _answer(engine, served, request)
+            answer = await _answer(engine, served, _request(served, history, wishes, turn))
             history.append({"role": "assistant", "content": answer})
             if message is not None:
                 return
@@ -66,15 +67,15 @@ async def _chat(
 
 
 def _request(
-    served: ServedRecipe, history: list[Message], max_tokens: int, temperature: float, turn: int
+    served: ServedRecipe, history: list[Message], wishes: Mapping[str, float | None], turn: int
 ) -> GenerationRequest:
+    """The request that the HTTP API would make, the recipe's own defaults included."""
+    body = ChatBody.model_validate({"model": served.model_id, "messages": history, **wishes})
     prompt = served.tokenizer.encode_chat(history, template=served.chat_template)
-    room = served.max_model_len - len(prompt)
-    params = SamplingParams(
-        max_tokens=max(1, min(max_tokens, room)),
-        temperature=temperature,
-        stop_token_ids=served.tokenizer.eos_token_ids,
+    max_tokens = choose_max_tokens(
+        served, len(prompt), body.max_tokens, DEFAULT_MAX_TOKENS, param="messages"
     )
+    params = build_params(body, served, max_tokens)
     return GenerationRequest(f"chat-{turn}", served.model_id, prompt, params)
 
 

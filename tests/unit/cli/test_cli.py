@@ -141,6 +141,18 @@ def test_chat_answers_once(run: Run) -> None:
     assert out.strip()
 
 
+def test_chat_follows_the_recipe_s_generation_defaults(run: Run, tmp_path: Path) -> None:
+    recipe = save(tmp_path, document(generation={"temperature": 0, "max_tokens": 3}))
+    _, short, _ = run("chat", recipe, "-m", "Hello! Who are you?")
+    _, long, _ = run("chat", recipe, "-m", "Hello! Who are you?", "--max-tokens", "12")
+    assert short.strip()
+    assert len(short) < len(long)
+    assert long.startswith(short.rstrip("\n"))
+    code, _, err = run("chat", recipe, "-m", "Hello!", "--max-tokens", "100000")
+    assert code == 2
+    assert "maximum context length" in err
+
+
 BAD_RECIPES: dict[str, tuple[dict[str, object], str]] = {
     "unknown key": (document(colour=1), "colour"),
     "wrong version": (document(format="evoserve/2"), "format"),
