@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -78,16 +79,16 @@ def _cases() -> Iterator[tuple[str, Space, Callable[[], Optimizer]]]:
         count = 128 if size == max(SIZES) else default_population(size)
         full, separable = (CmaSettings(count, kind) for kind in ("full", "separable"))
         if size < max(SIZES):
-            yield "cma full", space, lambda s=space, c=full: Cma(s, 0, c)  # type: ignore[misc]
-        yield "cma separable", space, lambda s=space, c=separable: Cma(s, 0, c)  # type: ignore[misc]
+            yield "cma full", space, partial(Cma, space, 0, full)
+        yield "cma separable", space, partial(Cma, space, 0, separable)
         mixed = MixedSettings(count)
-        yield "mixed", space, lambda s=space, c=mixed: Mixed(s, 0, c)  # type: ignore[misc]
+        yield "mixed", space, partial(Mixed, space, 0, mixed)
         nsga2 = Nsga2Settings(population=max(40, count))
-        yield "nsga2", space, lambda s=space, c=nsga2: Nsga2(s, 0, c)  # type: ignore[misc]
+        yield "nsga2", space, partial(Nsga2, space, 0, nsga2)
         plain = RandomSettings(count)
-        yield "random", space, lambda s=space, c=plain: RandomSearch(s, 0, c)  # type: ignore[misc]
+        yield "random", space, partial(RandomSearch, space, 0, plain)
     lineages = lineage_axes(3, 32)
-    yield "m2n2 (32 merges)", lineages, lambda: M2n2(lineages, 3, 0, M2n2Settings())
+    yield "m2n2 (32 merges)", lineages, partial(M2n2, lineages, 3, 0, M2n2Settings())
 
 
 def _mixed_box(size: int) -> Space:
