@@ -12,7 +12,7 @@ from evoserve.manifest.canonical import digest
 from evoserve.manifest.load import parse_manifest
 from evoserve.manifest.parts import EvaluationSpec, JsonValue
 from evoserve.manifest.schema import Manifest
-from search.evaluate import Judge
+from search.executors.protocol import Executor, evaluate_one
 from search.record import RunRecord, TaskRecord, find_record
 from search.setup import build_config_optimizer
 from search.store import Evaluation, Individual, Store, StoreError
@@ -46,7 +46,7 @@ def export_run(store: Store, name: str, what: What) -> list[tuple[str, Manifest]
 
 
 def score_results(
-    store: Store, run: int, record: RunRecord, judge: Judge, tasks: Sequence[Task]
+    store: Store, run: int, record: RunRecord, executor: Executor, tasks: Sequence[Task]
 ) -> Iterator[tuple[Chosen, Task, Evaluation]]:
     """Score what can be exported (best or front, and the mean) on all tasks, held-out ones too."""
     kinds: list[What] = ["front" if record.config.combine == "separate" else "best"]
@@ -55,7 +55,7 @@ def score_results(
     for kind in kinds:
         for chosen in choose(store, run, record, kind):
             for task in tasks:
-                yield chosen, task, judge.evaluate(chosen.manifest, task)
+                yield chosen, task, evaluate_one(executor, chosen.manifest, task)
 
 
 def choose(store: Store, run: int, record: RunRecord, what: What) -> list[Chosen]:

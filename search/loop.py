@@ -1,8 +1,10 @@
 """The search itself: ask, evaluate, tell, save; a killed run goes on as if nothing had happened."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +13,11 @@ from evoserve.errors import ConfigError
 from evoserve.manifest.canonical import digest
 from evoserve.manifest.load import dump_manifest
 from search.config import SearchConfig
-from search.evaluate import Judge
+from search.fitness.protocol import Fitness
 from search.genome.encoded import EncodedGenome
-from search.genome.protocol import Vector
 from search.optimizers.protocol import Optimizer, Scored
 from search.progress import Reporter, Tally
-from search.store import Evaluation, Individual, Store
-from search.tasks.item import Task
+from search.store import Individual, Store
 
 
 class Stopped(Exception):
@@ -26,22 +26,21 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A search that is ready to run; tasks: the counted ones, in the objectives' order."""
+    """A search that is ready to run."""
 
     config: SearchConfig
     genome: EncodedGenome
     optimizer: Optimizer
-    tasks: tuple[Task, ...]
+    fitness: Fitness
 
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """Where a search runs: store and run, who scores, who is told; should_stop is asked after
-    every evaluation."""
+    """Where a search runs: store and run, who is told; should_stop is asked after every
+    individual."""
 
     store: Store
     run: int
-    judge: Judge
     reporter: Reporter
     should_stop: Callable[[], bool]
 
@@ -50,7 +49,7 @@ def run_search(search: Search, desk: Desk) -> None:
     """Go on from the store's last whole generation until the budget or the optimizer ends it.
 
     Every generation is saved in one transaction with the optimizer's state after it. Raises
-    Stopped, ConfigError for a state of other library versions, and what the judge raises.
+    Stopped, ConfigError for a state of other library versions, and EngineError.
     """
     tally = _resume(search, desk)
     while not _is_over(search, tally):
@@ -59,13 +58,13 @@ def run_search(search: Search, desk: Desk) -> None:
         desk.store.save_generation(
             desk.run, search.optimizer.state(), individuals, time.monotonic() - start
         )
+        search.fitness.learn(individuals)
         desk.reporter.generation(tally)
         tally.next_generation(tally.generation + 1)
 
 
-def combine(config: SearchConfig, evaluations: Sequence[Evaluation]) -> NDArray[np.float64]:
+def combine(config: SearchConfig, means: NDArray[np.float64]) -> NDArray[np.float64]:
     """The objectives (num_objectives,) that mean scores (one per counted task) make."""
-    means = np.array([float(np.mean(each.scores)) for each in evaluations])
     if config.combine == "separate":
         return means
     weights = np.array([objective.weight for objective in config.objectives])
@@ -82,7 +81,10 @@ def _resume(search: Search, desk: Desk) -> Tally:
         search.optimizer.restore(state)
     except ValueError as error:
         raise ConfigError(f"run '{search.config.name}' cannot go on: {error}") from None
-    for individual in desk.store.individuals(desk.run):
+    individuals = desk.store.individuals(desk.run)
+    for _, generation in groupby(individuals, key=lambda one: one.generation):
+        search.fitness.learn(list(generation))
+    for individual in individuals:
         tally.num_done += 1
         tally.raise_best(individual.objectives.tolist())
     tally.next_generation(number + 1)
@@ -91,32 +93,29 @@ def _resume(search: Search, desk: Desk) -> Tally:
 
 
 def _run_generation(search: Search, desk: Desk, tally: Tally) -> list[Individual]:
-    scored: list[Scored] = []
-    individuals: list[Individual] = []
-    for position, genotype in enumerate(search.optimizer.ask()):
-        individual, items = _score(search, desk, (tally.generation, position), genotype)
-        individuals.append(individual)
-        scored.append(Scored(genotype, individual.objectives, items))
-        tally.add(individual.objectives.tolist())
-        desk.reporter.individual(tally)
-    search.optimizer.tell(scored)
+    genotypes = search.optimizer.ask()
+    manifests = [search.genome.decode(genotype) for genotype in genotypes]
+    found: dict[int, Individual] = {}
+    if desk.should_stop():
+        raise Stopped
+    with closing(search.fitness.score(tally.generation, manifests)) as samples:
+        for position, sample in samples:
+            found[position] = Individual(
+                tally.generation,
+                position,
+                genotypes[position],
+                digest(manifests[position]),
+                dump_manifest(manifests[position]),
+                combine(search.config, sample.means),
+                sample.items,
+            )
+            tally.add(found[position].objectives.tolist())
+            desk.reporter.individual(tally)
+            if desk.should_stop():
+                raise Stopped
+    individuals = [found[position] for position in range(len(genotypes))]
+    search.optimizer.tell([Scored(one.genotype, one.objectives, one.items) for one in individuals])
     return individuals
-
-
-def _score(
-    search: Search, desk: Desk, place: tuple[int, int], genotype: Vector
-) -> tuple[Individual, NDArray[np.float64]]:
-    """The individual and its per-item scores, all counted tasks in a row."""
-    manifest = search.genome.decode(genotype)
-    evaluations = []
-    for task in search.tasks:
-        if desk.should_stop():
-            raise Stopped
-        evaluations.append(desk.judge.evaluate(manifest, task))
-    objectives = combine(search.config, evaluations)
-    text = dump_manifest(manifest)
-    individual = Individual(*place, genotype, digest(manifest), text, objectives)
-    return individual, np.concatenate([each.scores for each in evaluations])
 
 
 def _is_over(search: Search, tally: Tally) -> bool:

@@ -33,13 +33,19 @@ class Asker:
         tokenizer: Tokenizer,
         generation: Generation,
         chat_template: str | None = None,
+        *,
+        name: str = "",
     ) -> None:
-        """chat_template: the recipe's own, else the tokenizer's is used for chat tasks."""
+        """chat_template: the recipe's own, else the tokenizer's is used for chat tasks.
+
+        name: tells this asker's requests from those of others on the same engine.
+        """
         self._engine = engine
         self._model_id = model_id
         self._tokenizer = tokenizer
         self._generation = generation
         self._chat_template = chat_template
+        self._name = name
 
     async def replies(self, items: Sequence[Item]) -> list[str]:
         """The greedy reply to every item, all of them batched, cut before the first stop string.
@@ -54,17 +60,15 @@ class Asker:
 
     def prompt(self, item: Item) -> tuple[str, bool]:
         """(the whole prompt, whether the tokenizer still has to add its special tokens)."""
-        text = self._generation.template.replace("{input}", item.prompt)
-        if not self._generation.chat:
-            return text, True
-        messages = [{"role": "user", "content": text}]
-        return self._tokenizer.render_chat(messages, template=self._chat_template), False
+        return render_prompt(self._tokenizer, self._generation, item, self._chat_template)
 
     async def _reply(self, number: int, item: Item) -> str:
         text, is_plain = self.prompt(item)
         ids = self._tokenizer.encode(text, add_special_tokens=is_plain)
         params = SamplingParams(max_tokens=self._generation.max_new_tokens, temperature=0.0)
-        stream = self._engine.submit(GenerationRequest(f"r{number}", self._model_id, ids, params))
+        stream = self._engine.submit(
+            GenerationRequest(f"{self._name}r{number}", self._model_id, ids, params)
+        )
         detokenizer = self._tokenizer.detokenizer()
         stops = StopChecker(self._generation.stop)
         reply = ""
@@ -90,7 +94,10 @@ class Asker:
             for choice in item.choices
         ]
         return await _together(
-            [self._score(f"c{number}.{n}", start, whole) for n, whole in enumerate(wholes)]
+            [
+                self._score(f"{self._name}c{number}.{n}", start, whole)
+                for n, whole in enumerate(wholes)
+            ]
         )
 
     async def _score(self, request_id: str, start: Sequence[int], whole: Sequence[int]) -> float:
@@ -104,6 +111,20 @@ class Asker:
             scored = event.prompt_logprobs or ()
             total += sum(token.logprob for token in scored[first:] if token is not None)
         return total
+
+
+def render_prompt(
+    tokenizer: Tokenizer, generation: Generation, item: Item, chat_template: str | None
+) -> tuple[str, bool]:
+    """(the whole prompt, whether the tokenizer still has to add its special tokens).
+
+    Raises InputError subclasses for a template that cannot be rendered.
+    """
+    text = generation.template.replace("{input}", item.prompt)
+    if not generation.chat:
+        return text, True
+    messages = [{"role": "user", "content": text}]
+    return tokenizer.render_chat(messages, template=chat_template), False
 
 
 async def _leave(stream: object) -> None:

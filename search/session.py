@@ -5,11 +5,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config import SearchConfig, load_config
-from search.evaluate import Evaluator
+from search.config import load_config
+from search.evaluate import Evaluator, check_tasks
+from search.executors.protocol import Executor, task_key
+from search.executors.remember import RememberingExecutor
 from search.export import score_results
+from search.fitness.full import FullFitness
 from search.loop import Desk, Search, Stopped, run_search
-from search.opened import OpenSources, open_sources
+from search.opened import open_sources
 from search.progress import Reporter
 from search.record import RunRecord, current_versions, describe_tasks, open_record
 from search.setup import (
@@ -48,13 +51,20 @@ def run_config(order: Order, reporter: Reporter, should_stop: Callable[[], bool]
         store = Store(order.store)
         stack.callback(store.close)
         stack.enter_context(store.lock_run(config.name))
-        search = _build_search(config, sources, tasks)
         pool = build_pool(config, sources.specs, sources.num_layers)
+        genome = build_genome(config, pool)
+        first = genome.decode(genome.initial)
+        check_tasks(sources, first, tasks.all)
         settings, resident = build_settings(config, folder), resident_models(config, pool)
-        evaluator = stack.enter_context(Evaluator(sources, store, settings, resident))
-        first = search.genome.decode(search.genome.initial)
-        evaluator.check(first, tasks.all)
-        keys = {task.digest: evaluator.task_key(first, task) for task in tasks.all}
+        evaluator = stack.enter_context(Evaluator(sources, settings, resident))
+        executor = RememberingExecutor(store, evaluator)
+        search = Search(
+            config,
+            genome,
+            build_config_optimizer(config, genome),
+            FullFitness(executor, tasks.counted),
+        )
+        keys = {task.digest: task_key(first, task, executor.place) for task in tasks.all}
         record = RunRecord(
             config,
             sources.specs,
@@ -62,19 +72,13 @@ def run_config(order: Order, reporter: Reporter, should_stop: Callable[[], bool]
             describe_tasks(tasks, keys),
             current_versions(config.optimizer.name),
         )
-        run = open_record(store, record)
-        desk = Desk(store, run, evaluator, reporter, should_stop)
+        desk = Desk(store, open_record(store, record), reporter, should_stop)
         run_search(search, desk)
-        _score_results(desk, record, tasks)
+        _score_results(desk, executor, record, tasks)
 
 
-def _build_search(config: SearchConfig, sources: OpenSources, tasks: SearchTasks) -> Search:
-    genome = build_genome(config, build_pool(config, sources.specs, sources.num_layers))
-    return Search(config, genome, build_config_optimizer(config, genome), tasks.counted)
-
-
-def _score_results(desk: Desk, record: RunRecord, tasks: SearchTasks) -> None:
-    results = score_results(desk.store, desk.run, record, desk.judge, tasks.all)
+def _score_results(desk: Desk, executor: Executor, record: RunRecord, tasks: SearchTasks) -> None:
+    results = score_results(desk.store, desk.run, record, executor, tasks.all)
     for chosen, task, evaluation in results:
         accuracy = format_accuracy(evaluation.scores.tolist())
         desk.reporter.note(f"{chosen.label} on {task.name} ({task.split}): {accuracy}")

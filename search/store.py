@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from evoserve.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE run (
@@ -43,6 +43,7 @@ CREATE TABLE individual (
     digest TEXT NOT NULL,
     manifest TEXT NOT NULL,
     objectives BLOB NOT NULL,
+    items BLOB NOT NULL,
     PRIMARY KEY (run, generation, position),
     FOREIGN KEY (run, generation) REFERENCES generation(run, number) ON DELETE CASCADE
 );
@@ -63,7 +64,11 @@ class StoreError(InputError):
 
 @dataclass(frozen=True)
 class Individual:
-    """One member of a generation. objectives: float64 (num_objectives,), higher is better."""
+    """One member of a generation.
+
+    objectives: float64 (num_objectives,), higher is better; items: float64 (num_items,), scores
+    of all counted tasks in a row, NaN where the candidate was not asked.
+    """
 
     generation: int
     position: int
@@ -71,14 +76,15 @@ class Individual:
     digest: str
     manifest: str
     objectives: NDArray[np.float64]
+    items: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Per-item scores of one recipe on one task, by their digests.
 
-    scores: float64 (num_items,); NaN marks an item that racing or subsetting left out.
-    outputs: SHA-256 over the replies, to tell whether a re-run gave the same text.
+    scores: float64 (num_items,); outputs: SHA-256 over the replies, to tell whether a re-run gave
+    the same text; is_lasting: False if it failed by chance and another try may do better.
     """
 
     digest: str
@@ -86,6 +92,7 @@ class Evaluation:
     scores: NDArray[np.float64]
     outputs: str
     seconds: float
+    is_lasting: bool = True
 
 
 class Store:
@@ -135,7 +142,7 @@ class Store:
                 "INSERT INTO generation (run, number, state, seconds) VALUES (?, ?, ?, ?)",
                 (run, number, state, seconds),
             )
-            self._db.executemany("INSERT INTO individual VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT INTO individual VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def last_generation(self, run: int) -> tuple[int, bytes] | None:
         """Number and optimizer state of the newest whole generation."""
@@ -148,13 +155,13 @@ class Store:
     def individuals(self, run: int) -> list[Individual]:
         """Every individual of the run, by generation and position."""
         rows = self._db.execute(
-            "SELECT generation, position, genotype, digest, manifest, objectives FROM individual "
-            "WHERE run = ? ORDER BY generation, position",
+            "SELECT generation, position, genotype, digest, manifest, objectives, items "
+            "FROM individual WHERE run = ? ORDER BY generation, position",
             (run,),
         )
         return [
-            Individual(g, p, _numbers(genotype), digest, manifest, _numbers(objectives))
-            for g, p, genotype, digest, manifest, objectives in rows
+            Individual(g, p, _numbers(x), digest, manifest, _numbers(objectives), _numbers(items))
+            for g, p, x, digest, manifest, objectives, items in rows
         ]
 
     def save_evaluation(self, evaluation: Evaluation) -> None:
@@ -224,6 +231,7 @@ def _row(run: int, individual: Individual) -> tuple[object, ...]:
         individual.digest,
         individual.manifest,
         individual.objectives.astype("<f8").tobytes(),
+        individual.items.astype("<f8").tobytes(),
     )
 
 

@@ -17,6 +17,7 @@ from evoserve.manifest.parts import SourceSpec
 from search.cli import app
 from search.config import load_config
 from search.evaluate import Evaluator
+from search.executors.protocol import evaluate_one
 from search.export import export_run, find_front
 from search.opened import open_sources
 from search.progress import Lines
@@ -41,7 +42,6 @@ def test_the_example_runs_and_its_exports_hold(tmp_path: Path) -> None:
     checked = load_config(config)
     locator = build_source_locator(checked, tmp_path)
     tasks = build_tasks(checked, tmp_path)
-    fresh = Store(tmp_path / "fresh.sqlite")
     for name in ("mini-ps-best", "mini-ps-mean"):
         manifest = load_manifest(out / f"{name}.json")
         assert [one.task for one in manifest.evaluation] == ["mini-en", "mini-en-test"]
@@ -49,9 +49,9 @@ def test_the_example_runs_and_its_exports_hold(tmp_path: Path) -> None:
         assert manifest.provenance["optimizer"] == "cma"
         assert "version_torch" in manifest.provenance
         sources = open_sources(manifest.sources, locator)
-        with Evaluator(sources, fresh, build_settings(checked, tmp_path)) as evaluator:
+        with Evaluator(sources, build_settings(checked, tmp_path)) as evaluator:
             for spec, task in zip(manifest.evaluation, tasks.all, strict=True):
-                again = evaluator.evaluate(manifest, task)
+                again = evaluate_one(evaluator, manifest, task)
                 assert spec.items == tuple(again.scores.tolist())
                 assert spec.outputs_digest == again.outputs
                 assert spec.task_digest == task.digest
@@ -63,7 +63,6 @@ def test_the_example_runs_and_its_exports_hold(tmp_path: Path) -> None:
     scores = [float(one.objectives[0]) for one in store.individuals(1)]
     assert best.evaluation[0].score == pytest.approx(max(scores))
     store.close()
-    fresh.close()
 
 
 def test_several_objectives_give_a_front(tmp_path: Path) -> None:
@@ -95,11 +94,14 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
 def test_the_front_is_what_nothing_dominates() -> None:
     values = [(0.1, 0.9), (0.5, 0.5), (0.5, 0.4), (0.9, 0.1), (0.5, 0.5), (0.0, 0.9)]
     individuals = [
-        Individual(0, n, np.zeros(1), f"d{n}", "{}", np.array(pair))
+        Individual(0, n, np.zeros(1), f"d{n}", "{}", np.array(pair), np.zeros(0))
         for n, pair in enumerate(values)
     ]
     assert [one.position for one in find_front(individuals)] == [3, 1, 4, 0]
-    twice = [*individuals, Individual(1, 0, np.zeros(1), "d3", "{}", np.array(values[3]))]
+    twice = [
+        *individuals,
+        Individual(1, 0, np.zeros(1), "d3", "{}", np.array(values[3]), np.zeros(0)),
+    ]
     assert [one.generation for one in find_front(twice)] == [0, 0, 0, 0]
 
 

@@ -15,7 +15,9 @@ from search.store import Evaluation, Individual, Store, StoreError
 
 def individual(generation: int, position: int) -> Individual:
     numbers = np.array([0.1 * position, -1.5, 1e-300])
-    return Individual(generation, position, numbers, f"sha256:{position}", "{}", np.array([0.5]))
+    items = np.array([1.0, np.nan, 0.25])
+    known = f"sha256:{position}"
+    return Individual(generation, position, numbers, known, "{}", np.array([0.5]), items)
 
 
 def same(a: Individual, b: Individual) -> bool:
@@ -24,6 +26,7 @@ def same(a: Individual, b: Individual) -> bool:
         == (b.generation, b.position, b.digest, b.manifest)
         and a.genotype.tobytes() == b.genotype.tobytes()
         and a.objectives.tobytes() == b.objectives.tobytes()
+        and a.items.tobytes() == b.items.tobytes()
     )
 
 
@@ -125,7 +128,7 @@ store = Store(Path(sys.argv[1]))
 run = store.open_run("a", "")
 for number in itertools.count():
     vector, score = np.full(50, number), np.zeros(1)
-    rows = [Individual(number, p, vector, "d", "m" * 2000, score) for p in range(8)]
+    rows = [Individual(number, p, vector, "d", "m" * 2000, score, vector) for p in range(8)]
     store.save_generation(run, str(number).encode(), rows, 0)
     print(number, flush=True)
 """
