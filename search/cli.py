@@ -17,6 +17,7 @@ from evoserve import __version__
 from evoserve.errors import ConfigError, EvoServeError, InputError
 from evoserve.manifest.canonical import model_id
 from evoserve.manifest.load import save_manifest
+from search.check import check_search
 from search.export import What, export_run
 from search.loop import Stopped
 from search.progress import open_reporter
@@ -61,15 +62,25 @@ def main() -> None:
         sys.exit(130)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"evosearch {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"evosearch {__version__}")
-        raise typer.Exit
+    del version
 
 
 @app.command()
@@ -83,6 +94,20 @@ def run(
     """Run a search, or go on with it; ctrl-C stops after the running evaluation."""
     with _stop_switch() as switch, open_reporter() as reporter:
         run_config(Order(config, store, force), reporter, lambda: switch.is_set)
+
+
+@app.command()
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A search as TOML.")],
+    num_layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layers assumed of sources that are not on this machine."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="As of `run`.")] = False,
+) -> None:
+    """Dry run: resolve everything but the weights, and say what a run would do."""
+    for line in check_search(config, num_layers=num_layers, force=force):
+        print(line)
 
 
 @app.command()

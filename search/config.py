@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from evoserve.config import DTypeName
-from evoserve.errors import ConfigError
+from evoserve.errors import ConfigError, InputError
+from evoserve.manifest.load import load_manifest
 from evoserve.manifest.methods import MethodName
 from evoserve.manifest.parts import (
     Finite,
@@ -80,7 +81,8 @@ class LineageConfig(StrictModel):
 class GenomeConfig(StrictModel):
     """kind says which of the tables are read: exactly these must be there.
 
-    merges: made before the search and used like sources (PS first, then DFS).
+    merges: made before the search and used like sources (PS first, then DFS); in a file, also
+    the one merge of a recipe, which must draw on sources of the same names.
     """
 
     kind: Literal["ps", "dfs", "ps_dfs", "lineage"]
@@ -213,14 +215,17 @@ class SearchConfig(StrictModel):
 
 
 def load_config(file: Path) -> SearchConfig:
-    """Read and check a config. Raises ConfigError that names file, key and value."""
+    """Read and check a config. Raises ConfigError that names file, key and value.
+
+    `merges.NAME = { recipe = "file.json" }` is replaced by the one merge of that recipe.
+    """
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"config {file}: {error}") from None
     try:
-        return parse_config(document)
-    except ConfigError as error:
+        return parse_config(_with_recipes(document, file.absolute().parent))
+    except InputError as error:
         raise ConfigError(f"config {file}: {error}") from None
 
 
@@ -235,3 +240,25 @@ def parse_config(document: object) -> SearchConfig:
         message = first["msg"].removeprefix("Value error, ")
         shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r:.100}"
         raise ConfigError(f"{where}{shown}: {message}" if where else message) from None
+
+
+def _with_recipes(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with the merges of recipe files in the place of the files' names."""
+    genome = document.get("genome")
+    merges = genome.get("merges") if isinstance(genome, dict) else None
+    if not isinstance(genome, dict) or not isinstance(merges, dict):
+        return document
+    filled = {
+        name: _merge_of(f"genome.merges.{name}", folder / value["recipe"])
+        if isinstance(value, dict) and list(value) == ["recipe"]
+        else value
+        for name, value in merges.items()
+    }
+    return {**document, "genome": {**genome, "merges": filled}}
+
+
+def _merge_of(where: str, file: Path) -> dict[str, Any]:
+    merges = list(load_manifest(file).merges.values())
+    if len(merges) != 1:
+        raise ConfigError(f"{where}: {file} holds {len(merges)} merges, it must be exactly one")
+    return merges[0].model_dump(mode="json", exclude_unset=True)

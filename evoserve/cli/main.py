@@ -44,15 +44,25 @@ def main() -> None:
         sys.exit(130)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"evoserve {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print(f"evoserve {__version__}")
-        raise typer.Exit
+    del version
 
 
 def _fail(error: EvoServeError, code: int) -> None:
