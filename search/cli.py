@@ -22,7 +22,7 @@ from search.export import What, export_run
 from search.loop import Stopped
 from search.progress import open_reporter
 from search.record import parse_record
-from search.session import Order, run_config
+from search.session import load_order, run_order
 from search.store import Store, StoreError
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def run(
 ) -> None:
     """Run a search, or go on with it; ctrl-C stops after the running evaluation."""
     with _stop_switch() as switch, open_reporter() as reporter:
-        run_config(Order(config, store, force), reporter, lambda: switch.is_set)
+        run_order(load_order(config, store, force=force), reporter, lambda: switch.is_set)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.config import load_config
+from search.config import SearchConfig, load_config
 from search.evaluate import Evaluator, check_tasks
 from search.executors.protocol import Executor, task_key
 from search.executors.remember import RememberingExecutor
@@ -31,20 +31,28 @@ from search.tasks.interval import format_accuracy
 
 @dataclass(frozen=True)
 class Order:
-    """What to run and where to; force allows a search on a test split."""
+    """What to run and where to; force allows a search on a test split.
 
-    file: Path
+    folder: what the config's relative paths count from.
+    """
+
+    config: SearchConfig
+    folder: Path
     store: Path
     force: bool = False
 
 
-def run_config(order: Order, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
+def load_order(file: Path, store: Path, *, force: bool = False) -> Order:
+    """An order for the config in `file`. Raises ConfigError."""
+    return Order(load_config(file), file.absolute().parent, store, force)
+
+
+def run_order(order: Order, reporter: Reporter, should_stop: Callable[[], bool]) -> None:
     """Run or resume a search to its end, then score its results on every task.
 
     Raises InputError subclasses for what is wrong with the config or the run, and Stopped.
     """
-    config = load_config(order.file)
-    folder = order.file.absolute().parent
+    config, folder = order.config, order.folder
     tasks = build_tasks(config, folder, force=order.force)
     sources = open_sources(config.sources, build_source_locator(config, folder))
     with ExitStack() as stack:

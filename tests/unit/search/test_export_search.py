@@ -21,13 +21,13 @@ from search.executors.protocol import evaluate_one
 from search.export import export_run, find_front
 from search.opened import open_sources
 from search.progress import Lines
-from search.session import Order, run_config
+from search.session import load_order, run_order
 from search.setup import build_settings, build_source_locator, build_tasks
 from search.store import Individual, Store, StoreError
 
 
 def run(config: Path, store: Path) -> None:
-    run_config(Order(config, store), Lines(), lambda: False)
+    run_order(load_order(config, store), Lines(), lambda: False)
 
 
 def test_the_example_runs_and_its_exports_hold(tmp_path: Path) -> None:

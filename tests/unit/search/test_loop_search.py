@@ -15,7 +15,7 @@ from search.loop import Stopped
 from search.optimizers.protocol import Scored
 from search.progress import Lines
 from search.record import find_record
-from search.session import Order, run_config
+from search.session import load_order, run_order
 from search.setup import build_config_optimizer, build_genome, build_pool
 from search.store import Individual, Store, StoreError
 
@@ -61,7 +61,7 @@ def future(file: Path) -> list[bytes]:
 
 
 def go(config: Path, store: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
-    run_config(Order(config, store), Lines(), should_stop)
+    run_order(load_order(config, store), Lines(), should_stop)
 
 
 def start(config: Path, store: Path) -> subprocess.Popen[str]:
