@@ -149,12 +149,18 @@ def word_problems(language: Language, profile: str) -> Sampler:
     return sample
 
 
-def crossed_problems(profile: str) -> Sampler:
-    """A sampler of Japanese word problems that ask for, and get, an English solution."""
+def crossed_problems(profile: str, asked_in_english: float = 0.0) -> Sampler:
+    """A sampler of Japanese word problems that ask for, and get, an English solution.
+
+    asked_in_english: share of the requests for English that are English themselves.
+    """
 
     def sample(rng: random.Random) -> Example:
         problem = sample_problem(rng, "train", PROFILES[profile])
-        prompt = _ask(rng, render_problem(problem, "ja"), "ja", "en")
+        asked: Language = "ja"
+        if asked_in_english and rng.random() >= 1 - asked_in_english:
+            asked = "en"
+        prompt = _ask(rng, render_problem(problem, "ja"), asked, "en")
         return _chat(prompt, render_solution(problem, "en"))
 
     return sample
@@ -203,14 +209,21 @@ MIXTURES: dict[str, Mixture] = {
         (0.12, word_problems("ja", "ja_plus")),
         *((0.28 * share, sampler) for share, sampler in BASE),
     ),
+    # Some of each expert's own kind in Japanese, too: without, no merge solved it in Japanese.
     **{
         profile: (
-            (0.45, word_problems("en", profile)),
-            (0.15, crossed_problems(profile)),
-            *((0.40 * share, sampler) for share, sampler in BASE_NUMBERS),
+            (0.30, word_problems("en", profile)),
+            (0.05, crossed_problems(profile, asked_in_english=0.3)),
+            (0.28, word_problems("ja", profile)),
+            *((0.37 * share, sampler) for share, sampler in BASE_NUMBERS),
         )
         for profile in ("math", "math2")
     },
+    "math-lora": (
+        (0.45, word_problems("en", "math")),
+        (0.15, crossed_problems("math")),
+        *((0.40 * share, sampler) for share, sampler in BASE_NUMBERS),
+    ),
 }
 
 

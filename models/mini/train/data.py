@@ -84,7 +84,7 @@ PROFILES: dict[str, Profile] = {
     "math2": Profile((0.25, 0.40, 0.35), "×+"),
     "ja": Profile((1.0, 0.0, 0.0), "+-×"),
     "ja_plus": Profile((0.0, 0.6, 0.4), "+"),
-    "target": Profile((0.15, 0.45, 0.40), "+-×", "×-"),
+    "target": Profile((0.10, 0.75, 0.15), "+-×", "×-"),
 }
 
 

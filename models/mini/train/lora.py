@@ -23,7 +23,7 @@ SCHEDULE = Schedule(num_steps=120, matrix_lr=4e-3, other_lr=0.0)
 def train_lora(
     base: Path, out: Path, seed: int, *, num_steps: int, log: Callable[[str], None]
 ) -> None:
-    """Train an adapter of `base` on the mixture of `math` with AdamW and save it to `out`."""
+    """Train an adapter of `base` on the mixture `math-lora` with AdamW and save it to `out`."""
     schedule = Schedule(num_steps, SCHEDULE.matrix_lr, 0.0, SCHEDULE.batch_tokens)
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -38,7 +38,7 @@ def train_lora(
     params = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=schedule.matrix_lr, weight_decay=0.0)
     rng = random.Random(f"math-lora/{seed}")
-    batches = iterate_batches(tokenizer, MIXTURES["math"], schedule.batch_tokens, rng)
+    batches = iterate_batches(tokenizer, MIXTURES["math-lora"], schedule.batch_tokens, rng)
     adapted.train()
     for step in range(num_steps):
         loss = batch_loss(adapted, *next(batches))

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -22,7 +23,10 @@ _IGNORE = -100
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: a step takes `batch_tokens` padded tokens, prompts included."""
+    """How long and how fast: a step takes `batch_tokens` padded tokens, prompts included.
+
+    optimizer: of the hidden matrices; embeddings and norms always take AdamW.
+    """
 
     num_steps: int
     matrix_lr: float
@@ -30,6 +34,7 @@ class Schedule:
     batch_tokens: int = 4096
     warmup_steps: int = 20
     decay_share: float = 0.5
+    optimizer: Literal["muon", "adamw"] = "muon"
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,7 @@ def train_model(
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [p for name, p in named if p.ndim == 2 and "embed_tokens" not in name]
     others = [p for name, p in named if p.ndim != 2 or "embed_tokens" in name]
-    muon = Muon(hidden)
-    adamw = torch.optim.AdamW(others, lr=schedule.other_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    stepper = _build_stepper(hidden, others, schedule)
     batches = iterate_batches(tokenizer, mixture, schedule.batch_tokens, random.Random(seed))
     started, num_tokens, smooth = time.monotonic(), 0, 0.0
     model.train()
@@ -65,11 +69,7 @@ def train_model(
         factor = lr_factor(step, schedule)
         loss = batch_loss(model, ids, labels)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
-        for group in adamw.param_groups:
-            group["lr"] = schedule.other_lr * factor
-        adamw.step()
-        muon.step(schedule.matrix_lr * factor)
+        stepper(factor)
         model.zero_grad(set_to_none=True)
         num_tokens += ids.numel()
         smooth = loss.item() if step == 0 else 0.95 * smooth + 0.05 * loss.item()
@@ -77,6 +77,29 @@ def train_model(
             rate = num_tokens / (time.monotonic() - started)
             log(f"step {step + 1}/{schedule.num_steps} loss {smooth:.4f} {rate:.0f} tokens/s")
     return TrainReport(schedule.num_steps, num_tokens, time.monotonic() - started, smooth)
+
+
+def _build_stepper(
+    hidden: list[torch.nn.Parameter], others: list[torch.nn.Parameter], schedule: Schedule
+) -> Callable[[float], None]:
+    """A function that takes a step at a share of the schedule's rates."""
+    muon = Muon(hidden) if schedule.optimizer == "muon" else None
+    rates = [(others, schedule.other_lr)]
+    if muon is None:
+        rates.insert(0, (hidden, schedule.matrix_lr))
+    groups = [{"params": params, "peak": rate} for params, rate in rates]
+    adamw = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    clipped = others if muon else [*hidden, *others]
+
+    def step(factor: float) -> None:
+        torch.nn.utils.clip_grad_norm_(clipped, 1.0)
+        for group in adamw.param_groups:
+            group["lr"] = group["peak"] * factor
+        adamw.step()
+        if muon is not None:
+            muon.step(schedule.matrix_lr * factor)
+
+    return step
 
 
 def batch_loss(model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
