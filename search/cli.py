@@ -16,12 +16,15 @@ import typer
 from evoserve import __version__
 from evoserve.errors import ConfigError, EvoServeError, InputError
 from evoserve.manifest.canonical import model_id
-from evoserve.manifest.load import save_manifest
+from evoserve.manifest.load import save_manifest, write_text
 from search.check import check_search
 from search.export import What, export_run
 from search.loop import Stopped
 from search.progress import open_reporter
 from search.record import parse_record
+from search.report.baselines import score_baselines
+from search.report.gather import gather_report
+from search.report.page import build_page
 from search.session import load_order, run_order
 from search.store import Store, StoreError
 
@@ -144,6 +147,35 @@ def export(
         except OSError as error:
             raise ConfigError(f"{file}: {error.strerror or error}") from None
         print(f"{file} written: {model_id(manifest)}")
+
+
+@app.command()
+def report(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    store: StoreFile = DEFAULT_STORE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; default RUN.html.")
+    ] = None,
+    baselines: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="Score sources and default merges first."),
+    ] = None,
+) -> None:
+    """Write one HTML page about a run: progress, recipes, scores."""
+    with closing(_open(store)) as opened:
+        found = gather_report(opened, run_name)
+        if baselines is not None:
+            order = load_order(baselines, store)
+            if order.config.name != run_name:
+                raise ConfigError(f"{baselines} is of run '{order.config.name}', not '{run_name}'")
+            score_baselines(order)
+            found = gather_report(opened, run_name)
+    file = output or Path(f"{run_name}.html")
+    try:
+        write_text(file, build_page(run_name, [found]))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror or error}") from None
+    print(f"{file} written")
 
 
 def _open(file: Path) -> Store:

@@ -23,6 +23,8 @@ from evoserve.manifest.parts import (
     Text,
     Word,
 )
+from search.executors.config import ExecutorConfig
+from search.fitness.config import FitnessConfig, FullConfig, ValidationConfig
 from search.genome.scales import ScaleKind, Target
 from search.tasks.item import Protocol, Split
 
@@ -187,7 +189,10 @@ class SearchConfig(StrictModel):
     combine: Literal["mean", "separate"] = "mean"
     objectives: Annotated[tuple[ObjectiveConfig, ...], Field(min_length=1)]
     tasks: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    fitness: FitnessConfig = FullConfig()
+    validation: ValidationConfig | None = None
     engine: EngineConfig = EngineConfig()
+    executor: ExecutorConfig = ExecutorConfig()
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -211,7 +216,29 @@ class SearchConfig(StrictModel):
             raise ValueError("objectives: weights mean nothing with combine = 'separate'")
         if self.generations is None and self.evaluations is None:
             raise ValueError("needs a budget: generations, evaluations or both")
+        self._check_fitness()
         return self
+
+    def _check_fitness(self) -> None:
+        kind = self.fitness.kind
+        if kind != "full" and self.combine == "separate":
+            raise ValueError(f"fitness '{kind}' is for one objective, combine = 'mean'")
+        if kind != "full" and self.optimizer.name == "m2n2":
+            raise ValueError(f"optimizer m2n2 compares all items, fitness '{kind}' skips some")
+        if self.validation is None:
+            if kind == "minibatch":
+                raise ValueError(
+                    "fitness 'minibatch' needs a [validation] task to tell the best by"
+                )
+            return
+        name = self.validation.task
+        found = [task for task in self.tasks if task.name == name]
+        if not found or name in [objective.task for objective in self.objectives]:
+            raise ValueError(f"validation: '{name}' must be a task that no objective names")
+        if found[0].builtin == "mgsm_ja" or found[0].split == "test":
+            raise ValueError(f"validation: '{name}' is a test set, nothing may be chosen by it")
+        if self.combine == "separate":
+            raise ValueError("validation is for one objective, combine = 'mean'")
 
 
 def load_config(file: Path) -> SearchConfig:

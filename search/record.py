@@ -17,7 +17,7 @@ from search.store import Store, StoreError
 
 _LIBRARIES = {"cma": ("cma",), "nsga2": ("pymoo",)}
 # What may change under a run: how long it goes on, how fast, and where files lie.
-_FREE = ("generations", "evaluations", "catalogue", "description")
+_FREE = ("generations", "evaluations", "catalogue", "description", "executor")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.config import SearchConfig, load_config
-from search.evaluate import Evaluator, check_tasks
+from search.evaluate import check_tasks
+from search.executors.build import build_executor
 from search.executors.protocol import Executor, task_key
 from search.executors.remember import RememberingExecutor
 from search.export import score_results
-from search.fitness.full import FullFitness
+from search.fitness.build import build_fitness
+from search.genome.baselines import one_source
 from search.loop import Desk, Search, Stopped, run_search
 from search.opened import open_sources
 from search.progress import Reporter
@@ -64,13 +66,21 @@ def run_order(order: Order, reporter: Reporter, should_stop: Callable[[], bool])
         first = genome.decode(genome.initial)
         check_tasks(sources, first, tasks.all)
         settings, resident = build_settings(config, folder), resident_models(config, pool)
-        evaluator = stack.enter_context(Evaluator(sources, settings, resident))
-        executor = RememberingExecutor(store, evaluator)
+        workers = build_executor(config.executor, sources, settings, folder, resident)
+        stack.callback(workers.close)
+        executor = RememberingExecutor(store, workers)
         search = Search(
             config,
             genome,
             build_config_optimizer(config, genome),
-            FullFitness(executor, tasks.counted),
+            build_fitness(
+                config.fitness,
+                executor,
+                tasks.counted,
+                [objective.weight for objective in config.objectives],
+                config.seed,
+                [one_source(pool, name) for name in config.sources],
+            ),
         )
         keys = {task.digest: task_key(first, task, executor.place) for task in tasks.all}
         record = RunRecord(

@@ -10,6 +10,7 @@ from evoserve.cli.build import SOURCE_SETTINGS, WEIGHTS_DIGEST
 from evoserve.cli.options import with_settings
 from evoserve.cli.output import console
 from evoserve.cli.recipes import find_recipes, open_recipe
+from evoserve.cli.rescore import rescore
 from evoserve.config import Settings
 from evoserve.model.fingerprint import weights_digest
 from evoserve.sources.recipe import Recipe
@@ -21,15 +22,24 @@ def verify(
         list[Path], typer.Argument(metavar="RECIPE...", help="Manifests, or folders of them.")
     ],
     settings: Settings,
+    search: Annotated[
+        Path | None,
+        typer.Option(
+            "--search", exists=True, dir_okay=False, help="A search's TOML: score on its tasks too."
+        ),
+    ] = None,
 ) -> None:
     """Check sources against their digests, build the weights, compare them with the provenance.
 
-    Exit code 2 if a source is not the one named, 1 if the weights differ.
+    With --search also ask the tasks again and compare scores and replies. Exit code 2 if a source
+    is not the one named, 1 if weights, scores or replies differ.
     """
     failed = False
     for file in find_recipes(recipes):
         recipe = open_recipe(file, settings)
         failed |= not _verify(recipe, settings.threads or torch.get_num_threads())
+        if search is not None:
+            failed |= not rescore(recipe, search)
     if failed:
         raise typer.Exit(1)
 

@@ -71,7 +71,7 @@ def test_the_papers_dfs_searches_have_the_papers_numbers(paper: Path, name: str)
     merge = dare_ties(pool, "mistral", ["shisa", "wizardmath", "abel"])
     save_manifest(merge, recipes / "paper-ps-best.json")
     lines = check_search(paper / f"{name}.toml", num_layers=32)
-    assert "genome dfs: 4288 dimensions" in lines
+    assert "genome dfs: 4289 dimensions" in lines  # the embedding has a scale, too
     assert "optimizer cma: population 128" in lines
     assert "budget: 100 generations, 12800 individuals" in lines
     counts = [line.split(": ")[1].split(" ")[0] for line in lines if line.startswith("task ")]
