@@ -54,6 +54,7 @@ bench: $(VENV)/.dev $(DEMO) ## Every benchmark, in its quick form
 	$(BIN)/python -m benchmarks.merge --quick
 	$(BIN)/python -m benchmarks.hops --quick
 	$(BIN)/python -m benchmarks.optimizers --quick
+	$(BIN)/python -m benchmarks.search --quick
 
 clean: ## Remove the environment and caches; models/demo stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -179,6 +179,12 @@ class Tokenizer:
         value: int | None = self._fast.bos_token_id
         return value
 
+    @property
+    def prefix_token_id(self) -> int | None:
+        """What stands before a text that begins with nothing: bos, else the tokenizer's own eos."""
+        eos: int | None = self._fast.eos_token_id
+        return eos if self.bos_token_id is None else self.bos_token_id
+
     @cached_property
     def vocab(self) -> Mapping[str, int]:
         """Every token, as the vocabulary spells it, with its id; added tokens included."""

@@ -111,7 +111,8 @@ class OptimizerConfig(StrictModel):
 
 
 class TaskConfig(StrictModel):
-    """A JSONL `file`, or a builtin: `mini` (generated) or `mgsm_ja` (`file` is its table).
+    """A JSONL `file`, a builtin: `mini` (generated) or `mgsm_ja` (`file` is its table), or a task
+    of lm-evaluation-harness: `lm_eval` is its name, see `search.tasks.lm_eval.load_lm_eval`.
 
     items: half-open range of items to keep; language, count, seed: of `mini`. What replies are
     made and read with is the builtin's own unless given.
@@ -120,6 +121,9 @@ class TaskConfig(StrictModel):
     name: Name
     file: Word | None = None
     builtin: Literal["mini", "mgsm_ja"] | None = None
+    lm_eval: Word | None = None
+    include_path: Word | None = None
+    metric: Word | None = None
     split: Split | None = None
     items: Annotated[tuple[int, ...], Field(min_length=2, max_length=2)] | None = None
     language: Literal["ja", "en"] | None = None
@@ -134,8 +138,14 @@ class TaskConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> "TaskConfig":
-        if (self.file is None) != (self.builtin == "mini"):
-            raise ValueError("give a file (JSONL, or MGSM's table), or builtin = 'mini'")
+        if self.lm_eval is not None:
+            self._check_lm_eval()
+        elif self.include_path is not None or self.metric is not None:
+            raise ValueError("include_path and metric belong to lm_eval")
+        elif (self.file is None) != (self.builtin == "mini"):
+            raise ValueError(
+                "give a file (JSONL, or MGSM's table), or builtin = 'mini', or lm_eval = 'TASK'"
+            )
         of_mini = (self.language, self.count, self.seed)
         if self.builtin != "mini" and any(value is not None for value in of_mini):
             raise ValueError("language, count and seed belong to the builtin 'mini'")
@@ -146,6 +156,12 @@ class TaskConfig(StrictModel):
         if self.template is not None and "{input}" not in self.template:
             raise ValueError("template must hold {input}")
         return self
+
+    def _check_lm_eval(self) -> None:
+        known = ("name", "lm_eval", "include_path", "metric", "split", "items")
+        for key in type(self).model_fields:
+            if key not in known and getattr(self, key) is not None:
+                raise ValueError(f"{key} is not for lm_eval: its YAML says how it is asked")
 
 
 class ObjectiveConfig(StrictModel):

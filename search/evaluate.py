@@ -27,7 +27,8 @@ from search.executors.protocol import Job, Results, task_key
 from search.opened import OpenSources
 from search.replies import Asker, render_prompt
 from search.store import Evaluation
-from search.tasks.item import Item, Task
+from search.tasks.item import Item, LmEvalOrigin, Task
+from search.tasks.lm_eval import open_scorer
 from search.tasks.metrics import choose, score_reply
 
 _LOG = logging.getLogger(__name__)
@@ -171,6 +172,8 @@ class Evaluator(AbstractContextManager["Evaluator"]):
 
     async def _ask(self, recipe: Recipe, task: Task) -> tuple[list[float], str]:
         asker = self._asker(recipe, task)
+        if task.lm_eval is not None:
+            return await _ask_lm_eval(asker, task.items, task.lm_eval)
         written = [item for item in task.items if item.metric != "choice"]
         chosen = [item for item in task.items if item.metric == "choice"]
         replies = iter(await asker.replies(written))
@@ -224,6 +227,22 @@ async def _cancel(tasks: Sequence[asyncio.Task[list[Evaluation]]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ask_lm_eval(
+    asker: Asker, items: Sequence[Item], origin: LmEvalOrigin
+) -> tuple[list[float], str]:
+    """Scores, and the digest of the replies or of best index and greediness of continuations."""
+    scorer = open_scorer(origin)
+    if not items[0].choices:
+        replies = await asker.replies(items)
+        scores = [scorer.score(item, [reply]) for item, reply in zip(items, replies, strict=True)]
+        return scores, _outputs_digest(replies)
+    found = await asker.continuations(items)
+    scores = [scorer.score(item, each) for item, each in zip(items, found, strict=True)]
+    best = [max(range(len(each)), key=lambda i: (each[i][0], -i)) for each in found]
+    greedy = [[is_greedy for _, is_greedy in each] for each in found]
+    return scores, _outputs_digest([json.dumps(pair) for pair in zip(best, greedy, strict=True)])
 
 
 def _score_text(item: Item, reply: str, task: Task) -> float:

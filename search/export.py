@@ -12,14 +12,20 @@ from evoserve.manifest.canonical import digest
 from evoserve.manifest.load import parse_manifest
 from evoserve.manifest.parts import EvaluationSpec, JsonValue
 from evoserve.manifest.schema import Manifest
+from search.config import SearchConfig
 from search.executors.protocol import Executor, evaluate_one
+from search.fitness.asking import is_whole
+from search.fitness.validation import by_generation, find_best, validate_generation
+from search.loop import combine
 from search.record import RunRecord, TaskRecord, find_record
 from search.setup import build_config_optimizer
 from search.store import Evaluation, Individual, Store, StoreError
 from search.tasks.interval import interval95
 from search.tasks.item import Task
 
-What = Literal["best", "mean", "front"]
+What = Literal["best", "validated", "mean", "front"]
+NUM_FINALISTS = 5
+"""So many of the highest estimates are asked in full at the end of a run."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Chosen:
 
 
 def export_run(store: Store, name: str, what: What) -> list[tuple[str, Manifest]]:
-    """(file stem, manifest) of the best individual, the final mean or the whole front.
+    """(file stem, manifest) of the best or validated individual, the mean or the whole front.
 
     Nothing is evaluated here. Raises StoreError for an unknown or empty run and for a recipe that
     was never scored, ConfigError for a `what` that the run does not have.
@@ -48,11 +54,19 @@ def export_run(store: Store, name: str, what: What) -> list[tuple[str, Manifest]
 def score_results(
     store: Store, run: int, record: RunRecord, executor: Executor, tasks: Sequence[Task]
 ) -> Iterator[tuple[Chosen, Task, Evaluation]]:
-    """Score what can be exported (best or front, and the mean) on all tasks, held-out ones too."""
-    kinds: list[What] = ["front" if record.config.combine == "separate" else "best"]
-    if _mean(store, run, record) is not None:
-        kinds.append("mean")
-    for kind in kinds:
+    """Score what can be exported (best or front, validated and mean) on all tasks.
+
+    First whatever the choice between candidates needs is asked, if it is not known.
+    """
+    individuals, config = store.individuals(run), record.config
+    if config.validation is not None:
+        (task,) = (task for task in tasks if task.name == config.validation.task)
+        for generation in by_generation(individuals):
+            validate_generation(executor, generation, task)
+    for one in _finalists(config, individuals):
+        for task in tasks[: record.num_counted]:
+            evaluate_one(executor, parse_manifest(one.manifest), task)
+    for kind in _kinds(store, run, record):
         for chosen in choose(store, run, record, kind):
             for task in tasks:
                 yield chosen, task, evaluate_one(executor, chosen.manifest, task)
@@ -67,13 +81,9 @@ def choose(store: Store, run: int, record: RunRecord, what: What) -> list[Chosen
         front = find_front(individuals)
         return [_chosen(f"front-{n:03}", one) for n, one in enumerate(front)]
     if what == "best":
-        if record.config.combine == "separate":
-            raise ConfigError(
-                f"run '{record.config.name}' has {record.num_counted} objectives and no one best; "
-                "export its front"
-            )
-        # max keeps the first of equals: the earliest one.
-        return [_chosen("best", max(individuals, key=lambda one: float(one.objectives[0])))]
+        return [_chosen("best", _best(store, record, individuals))]
+    if what == "validated":
+        return [_chosen("validated", _validated(store, record, individuals))]
     mean = _mean(store, run, record)
     if mean is None:
         raise ConfigError(
@@ -101,6 +111,83 @@ def find_front(individuals: Sequence[Individual]) -> list[Individual]:
 
 def _chosen(label: str, one: Individual) -> Chosen:
     return Chosen(label, parse_manifest(one.manifest), one.generation, one.position)
+
+
+def _kinds(store: Store, run: int, record: RunRecord) -> list[What]:
+    """What can be exported of the run."""
+    kinds: list[What] = []
+    if record.config.combine == "separate":
+        kinds.append("front")
+    elif record.config.fitness.kind != "minibatch":
+        kinds.append("best")
+    if record.config.validation is not None:
+        kinds.append("validated")
+    if _mean(store, run, record) is not None:
+        kinds.append("mean")
+    return kinds
+
+
+def _best(store: Store, record: RunRecord, individuals: Sequence[Individual]) -> Individual:
+    """The highest objective among those that were asked every item, the earliest of equals."""
+    config = record.config
+    if config.combine == "separate":
+        raise ConfigError(
+            f"run '{config.name}' has {record.num_counted} objectives and no one best; "
+            "export its front"
+        )
+    if config.fitness.kind == "minibatch":
+        raise ConfigError(
+            f"run '{config.name}' asked every generation other items, so that no one is its best; "
+            "export its validated"
+        )
+    finalists = {one.digest for one in _finalists(config, individuals)}
+    known = []
+    for one in individuals:
+        if is_whole(one.items):
+            known.append((float(one.objectives[0]), one))
+        elif one.digest in finalists:
+            found = [store.evaluation(one.digest, task.key) for task in _counted(record)]
+            means = [float(np.mean(each.scores)) for each in found if each is not None]
+            if len(means) == len(found):
+                known.append((float(combine(config, np.array(means))[0]), one))
+    if not known:
+        raise StoreError(f"run '{config.name}' has no individual yet that was asked everything")
+    # max keeps the first of equals: the earliest one.
+    return max(known, key=lambda pair: pair[0])[1]
+
+
+def _finalists(config: SearchConfig, individuals: Sequence[Individual]) -> list[Individual]:
+    """The recipes with the highest estimates, where objectives are estimates."""
+    if config.fitness.kind != "irt":
+        return []
+    ranked = sorted(individuals, key=lambda one: -float(one.objectives[0]))
+    distinct: dict[str, Individual] = {}
+    for one in ranked:
+        distinct.setdefault(one.digest, one)
+    return list(distinct.values())[:NUM_FINALISTS]
+
+
+def _validated(store: Store, record: RunRecord, individuals: Sequence[Individual]) -> Individual:
+    """Of the generations' best ones that which validates best, the earliest of equals."""
+    validation = record.config.validation
+    if validation is None:
+        raise ConfigError(f"run '{record.config.name}' has no [validation]; export best or mean")
+    (key,) = (task.key for task in record.tasks if task.name == validation.task)
+    known = []
+    for generation in by_generation(individuals):
+        one = find_best(generation)
+        found = store.evaluation(one.digest, key)
+        if found is not None:
+            known.append((float(np.mean(found.scores)), one))
+    if not known:
+        raise StoreError(
+            f"run '{record.config.name}' was not validated yet; let `evosearch run` go on"
+        )
+    return max(known, key=lambda pair: pair[0])[1]
+
+
+def _counted(record: RunRecord) -> tuple[TaskRecord, ...]:
+    return record.tasks[: record.num_counted]
 
 
 def _mean(store: Store, run: int, record: RunRecord) -> Manifest | None:

@@ -10,11 +10,13 @@ from evoserve.engine.protocol import (
     GenerationRequest,
     SamplingParams,
     TokenEvent,
+    TokenLogprobs,
 )
 from evoserve.errors import InputError
 from evoserve.text_stream import StopChecker
 from evoserve.tokenizer import Tokenizer
-from search.tasks.item import Generation, Item
+from search.tasks.item import Generation, Item, TaskError
+from search.tasks.lm_eval import continuations
 
 _Value = TypeVar("_Value")
 
@@ -58,6 +60,13 @@ class Asker:
         """Per item, the log-likelihood of each of its choices after the prompt."""
         return await _together([self._choices(n, item) for n, item in enumerate(items)])
 
+    async def continuations(self, items: Sequence[Item]) -> list[list[tuple[float, bool]]]:
+        """Per lm-eval item, of each continuation: its log-likelihood, and whether it is greedy.
+
+        Greedy: every token is the most likely one. Raises as `replies` does.
+        """
+        return await _together([self._continuations(n, item) for n, item in enumerate(items)])
+
     def prompt(self, item: Item) -> tuple[str, bool]:
         """(the whole prompt, whether the tokenizer still has to add its special tokens)."""
         return render_prompt(self._tokenizer, self._generation, item, self._chat_template)
@@ -100,17 +109,40 @@ class Asker:
             ]
         )
 
+    async def _continuations(self, number: int, item: Item) -> list[tuple[float, bool]]:
+        pairs = [split_pair(self._tokenizer, *pair) for pair in continuations(item)]
+        return await _together(
+            [
+                self._continuation(f"{self._name}l{number}.{n}", context, continuation)
+                for n, (context, continuation) in enumerate(pairs)
+            ]
+        )
+
+    async def _continuation(
+        self, request_id: str, context: Sequence[int], continuation: Sequence[int]
+    ) -> tuple[float, bool]:
+        scored = await self._scored(request_id, [*context, *continuation], len(context), num_top=1)
+        is_greedy = all(token.top[0][0] == token.token_id for token in scored)
+        return sum(token.logprob for token in scored), is_greedy
+
     async def _score(self, request_id: str, start: Sequence[int], whole: Sequence[int]) -> float:
         """Sum over the tokens in which prompt plus choice differs from the prompt."""
-        params = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs=0)
-        request = GenerationRequest(request_id, self._model_id, whole, params)
         first = _common_length(start, whole)
-        total = 0.0
+        scored = await self._scored(request_id, whole, first, num_top=0)
+        return sum(token.logprob for token in scored)
+
+    async def _scored(
+        self, request_id: str, ids: Sequence[int], first: int, *, num_top: int
+    ) -> list[TokenLogprobs]:
+        """The log-probabilities of the tokens from `first` on, each beside the `num_top` best."""
+        params = SamplingParams(max_tokens=0, temperature=0.0, prompt_logprobs=num_top)
+        request = GenerationRequest(request_id, self._model_id, ids, params)
+        found: list[TokenLogprobs] = []
         async for event in self._engine.submit(request):
             _check_event(event)
             scored = event.prompt_logprobs or ()
-            total += sum(token.logprob for token in scored[first:] if token is not None)
-        return total
+            found += [token for token in scored[first:] if token is not None]
+        return found
 
 
 def render_prompt(
@@ -120,11 +152,49 @@ def render_prompt(
 
     Raises InputError subclasses for a template that cannot be rendered.
     """
+    if item.metric == "lm_eval":
+        return item.prompt, not _is_prefixed(tokenizer, item.prompt)
     text = generation.template.replace("{input}", item.prompt)
     if not generation.chat:
         return text, True
     messages = [{"role": "user", "content": text}]
     return tokenizer.render_chat(messages, template=chat_template), False
+
+
+def split_pair(
+    tokenizer: Tokenizer, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """The tokens of both, cut as lm-eval 0.4.13 does (`TemplateLM._encode_pair`).
+
+    Blanks that end the context move to the continuation; what merges over the border belongs to
+    the context, as far as that has tokens alone. Raises TaskError if nothing is left to score.
+    """
+    if context:
+        blanks = len(context) - len(context.rstrip())
+        moved, whole = context[len(context) - blanks :], context + continuation
+        start = _encode_plain(tokenizer, context[: len(context) - blanks])
+        rest = _encode_plain(tokenizer, whole)[len(start) :]
+    else:
+        moved, prefix = "", tokenizer.prefix_token_id
+        rest = tokenizer.encode(continuation, add_special_tokens=False)
+        if prefix is None or rest[:1] == [prefix]:
+            start, rest = rest[:1], rest[1:]
+        else:
+            start = [prefix]
+    if not start or not rest:
+        raise TaskError(f"continuation {moved + continuation!r:.80} has no tokens of its own")
+    return start, rest
+
+
+def _encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=not _is_prefixed(tokenizer, text))
+
+
+def _is_prefixed(tokenizer: Tokenizer, text: str) -> bool:
+    """Does the text write the first token itself, so that the tokenizer need not?"""
+    prefix = tokenizer.prefix_token_id
+    start = "" if prefix is None else tokenizer.decode([prefix], skip_special_tokens=False)
+    return bool(start) and text.startswith(start)
 
 
 async def _leave(stream: object) -> None:

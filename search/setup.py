@@ -22,6 +22,7 @@ from search.genome.ps import PsSettings, build_ps_genome
 from search.optimizers.build import OPTIMIZERS, build_optimizer
 from search.optimizers.protocol import Optimizer
 from search.tasks.item import Generation, Task, TaskError
+from search.tasks.lm_eval import load_lm_eval
 from search.tasks.load import check_disjoint, check_searchable, load_items, load_mgsm
 from search.tasks.parse import parse_item
 
@@ -62,6 +63,8 @@ def build_tasks(config: SearchConfig, folder: Path, *, force: bool = False) -> S
         for other in tasks.values():
             if other.split != task.split:
                 check_disjoint({task.split: task, other.split: other})
+    if config.validation is not None:
+        check_searchable(tasks[config.validation.task], force=force)
     return SearchTasks(counted, tuple(tasks.values()))
 
 
@@ -186,6 +189,9 @@ def _load_task(config: TaskConfig, folder: Path) -> Task:
     if config.builtin == "mgsm_ja":
         return load_mgsm(folder / (config.file or ""), "ja")
     split = config.split or "search"
+    if config.lm_eval is not None:
+        include = None if config.include_path is None else str(folder / config.include_path)
+        return load_lm_eval(config.lm_eval, include, split=split, metric=config.metric)
     if config.file is not None:
         return Task(config.name, split, load_items(folder / config.file))
     try:

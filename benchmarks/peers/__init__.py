@@ -1,0 +1,1 @@
+"""Drivers of other programs, each run by the Python of an environment of its own."""
