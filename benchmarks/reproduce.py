@@ -11,14 +11,16 @@ store: stopped or killed, it goes on where it was.
 import argparse
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.reproduce_table import Row, write_docs
 from evoserve.manifest.load import save_manifest
+from evoserve.manifest.parts import MergeSpec
 from evoserve.manifest.schema import Manifest
-from search.config import SearchConfig, TaskConfig, load_config
+from search.config import SearchConfig, TaskConfig, parse_config
 from search.evaluate import Evaluator
 from search.executors.protocol import Job
 from search.executors.remember import RememberingExecutor
@@ -79,7 +81,7 @@ def reproduce(plan: Plan, reporter: Reporter) -> list[Row]:
         rows += _rows("PS", "evolved", seed, evolved)
         rows += _rows("DFS", "evolved", seed, _search(plan, DFS, seed, reporter))
         merge = next(iter(evolved["best"].merges.values()))
-        over = _search(plan, PS_DFS, seed, reporter, merges={EVOLVED: merge})
+        over = _search(plan, PS_DFS, seed, reporter, merge)
         rows += _rows("PS+DFS", "evolved", seed, over)
         rows += _rows("NSGA-II", "front", seed, _search(plan, FRONT, seed, reporter))
     return rows
@@ -128,13 +130,11 @@ def _score_plain(plan: Plan, config: SearchConfig, reporter: Reporter) -> Iterat
 
 
 def _search(
-    plan: Plan, name: str, seed: int, reporter: Reporter, **genome: object
+    plan: Plan, name: str, seed: int, reporter: Reporter, evolved: MergeSpec | None = None
 ) -> dict[str, Manifest]:
     """Run a search with this seed to its end; its recipes by label, saved in the folder too."""
-    config = _load(plan, name)
-    changed = config.genome.model_copy(update=genome)
     run = f"{name}-{seed}"
-    config = config.model_copy(update={"name": run, "seed": seed, "genome": changed})
+    config = _load(plan, name, evolved).model_copy(update={"name": run, "seed": seed})
     reporter.note(f"{run}:")
     run_order(Order(config, SEARCHES, plan.store), reporter, lambda: False)
     store = Store(plan.store)
@@ -156,8 +156,13 @@ def _rows(label: str, kind: str, seed: int, recipes: dict[str, Manifest]) -> Ite
         yield Row(f"{label}, {name}", kind, seed, scores)
 
 
-def _load(plan: Plan, name: str) -> SearchConfig:
-    config = load_config(SEARCHES / f"{name}.toml")
+def _load(plan: Plan, name: str, evolved: MergeSpec | None = None) -> SearchConfig:
+    """The shipped config; `evolved` in the place of the recipe that it names."""
+    document = tomllib.loads((SEARCHES / f"{name}.toml").read_text(encoding="utf-8"))
+    if evolved is not None:
+        merge = evolved.model_dump(mode="json", exclude_unset=True)
+        document["genome"]["merges"] = {EVOLVED: merge}
+    config = parse_config(document)
     if not plan.is_quick:
         return config
     tasks = tuple(_shortened(task) for task in config.tasks)

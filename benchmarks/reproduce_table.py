@@ -72,7 +72,8 @@ def _page(rows: Sequence[Row], wall_s: float, is_quick: bool) -> Iterator[str]:
     yield (
         "Written by `make reproduce` as the numbers came out: the table of "
         "[the paper](https://arxiv.org/abs/2403.13187) on the "
-        "[mini zoo](../models/mini/README.md), word problems in Japanese that must be answered in Japanese. Percent, "
+        "[mini zoo](../models/mini/README.md), word problems in Japanese that must be "
+        "answered in Japanese. Percent, "
         "95% Wilson interval in brackets; `best` is the best training trial, as in the paper, "
         "`mean` the optimizer's final mean. Search items are the ones that were searched on, and "
         "flatter what was selected on them; test items share neither templates nor numbers with "
