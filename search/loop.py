@@ -1,7 +1,7 @@
 """The search itself: ask, evaluate, tell, save; a killed run goes on as if nothing had happened."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,12 +26,13 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A search that is ready to run."""
+    """A search that is ready to run; validate: what to score a saved generation by, if anything."""
 
     config: SearchConfig
     genome: EncodedGenome
     optimizer: Optimizer
     fitness: Fitness
+    validate: Callable[[Sequence[Individual]], float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,9 @@ def run_search(search: Search, desk: Desk) -> None:
         )
         search.fitness.learn(individuals)
         desk.reporter.generation(tally)
+        if search.validate is not None:
+            score = search.validate(individuals)
+            desk.reporter.note(f"generation {tally.generation}: validation {score:.3f}")
         tally.next_generation(tally.generation + 1)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from search.config import SearchConfig, load_config
@@ -12,6 +13,7 @@ from search.executors.protocol import Executor, task_key
 from search.executors.remember import RememberingExecutor
 from search.export import score_results
 from search.fitness.build import build_fitness
+from search.fitness.validation import check_validation, validate_generation
 from search.genome.baselines import one_source
 from search.loop import Desk, Search, Stopped, run_search
 from search.opened import open_sources
@@ -29,6 +31,7 @@ from search.setup import (
 )
 from search.store import Store
 from search.tasks.interval import format_accuracy
+from search.tasks.item import Task
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def run_order(order: Order, reporter: Reporter, should_stop: Callable[[], bool])
     """
     config, folder = order.config, order.folder
     tasks = build_tasks(config, folder, force=order.force)
+    chooser = _validation_task(config, tasks)
     sources = open_sources(config.sources, build_source_locator(config, folder))
     with ExitStack() as stack:
         store = Store(order.store)
@@ -81,6 +85,7 @@ def run_order(order: Order, reporter: Reporter, should_stop: Callable[[], bool])
                 config.seed,
                 [one_source(pool, name) for name in config.sources],
             ),
+            None if chooser is None else partial(validate_generation, executor, task=chooser),
         )
         keys = {task.digest: task_key(first, task, executor.place) for task in tasks.all}
         record = RunRecord(
@@ -93,6 +98,14 @@ def run_order(order: Order, reporter: Reporter, should_stop: Callable[[], bool])
         desk = Desk(store, open_record(store, record), reporter, should_stop)
         run_search(search, desk)
         _score_results(desk, executor, record, tasks)
+
+
+def _validation_task(config: SearchConfig, tasks: SearchTasks) -> Task | None:
+    if config.validation is None:
+        return None
+    (task,) = (task for task in tasks.held_out if task.name == config.validation.task)
+    check_validation(task, tasks.counted)
+    return task
 
 
 def _score_results(desk: Desk, executor: Executor, record: RunRecord, tasks: SearchTasks) -> None:

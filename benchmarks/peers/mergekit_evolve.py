@@ -96,8 +96,8 @@ def make_evaluator(job: Job, clock: Clock) -> Any:
     """mergekit-evolve's evaluator with the patches above."""
     patch_vllm()
     import torch
-    from lm_eval.models import huggingface  # type: ignore[import-not-found]
-    from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
+    from lm_eval.models import huggingface
+    from lm_eval.tasks import TaskManager
     from mergekit.evo import actors, config, genome
     from mergekit.options import MergeOptions
 
@@ -133,7 +133,7 @@ def make_evaluator(job: Job, clock: Clock) -> Any:
 
 def patch_vllm() -> None:
     """Patch 1."""
-    import lm_eval.models  # type: ignore[import-not-found]
+    import lm_eval.models
 
     name = "lm_eval.models.vllm_causallms"
     module: Any = types.ModuleType(name)

@@ -4,8 +4,6 @@ Prompts are built once, when a search begins. Scores need the harness's own task
 process that scores loads for itself (`open_scorer`) and holds against what the search began with.
 """
 
-import hashlib
-import inspect
 import io
 import json
 import random
@@ -20,6 +18,7 @@ import numpy as np
 
 from evoserve.errors import ConfigError, EngineError, EvoServeError, InputError
 from search.tasks.item import Generation, Item, LmEvalOrigin, Split, Task, TaskError
+from search.tasks.lm_eval_terms import describe_terms, digest_docs, dump_plain
 
 Answer = str | tuple[float, bool]
 
@@ -97,9 +96,9 @@ def load_lm_eval(
             asked.setdefault(instance.doc_id, []).append(instance)
         items = tuple(_item(name, instances) for instances in asked.values())
         docs = [instances[0].doc for instances in asked.values()]
-        terms = _terms(harness)
+        terms = describe_terms(harness)
     metric, filter_name = _chosen(harness, name, metric)
-    origin = LmEvalOrigin(name, metric, filter_name, terms, _digest(docs), include_path)
+    origin = LmEvalOrigin(name, metric, filter_name, terms, digest_docs(docs), include_path)
     _check_metric(LmEvalScorer(origin, harness, docs), items[0])
     return Task(
         name,
@@ -121,7 +120,7 @@ def open_scorer(origin: LmEvalOrigin) -> LmEvalScorer:
         with _seeded(), _reported(origin.name), redirect_stderr(io.StringIO()):
             harness = _open(origin.name, origin.include_path)
             docs = list(harness.eval_docs)
-            same = (_terms(harness), _digest(docs)) == (origin.terms, origin.docs)
+            same = (describe_terms(harness), digest_docs(docs)) == (origin.terms, origin.docs)
     except InputError as error:
         raise EngineError(f"cannot score here: {error}") from error
     if not same:
@@ -217,7 +216,7 @@ def _item(name: str, instances: Sequence[Any]) -> Item:
             )
         if len(set(contexts)) > 1:
             fields["contexts"] = contexts
-    return Item(contexts[0], _dump(fields), "lm_eval", choices=choices)
+    return Item(contexts[0], dump_plain(fields), "lm_eval", choices=choices)
 
 
 def _chosen(harness: Any, name: str, metric: str | None) -> tuple[str, str]:
@@ -257,39 +256,6 @@ def _check_metric(scorer: LmEvalScorer, item: Item) -> None:
 
 def _filters(harness: Any) -> dict[str, Any]:
     return {each.name: each for each in harness._filters}
-
-
-def _terms(harness: Any) -> str:
-    """The harness's version and the task's config; what the data say is in the items."""
-    from lm_eval import __version__
-
-    config = harness.config.to_dict(keep_callable=True)
-    config.pop("dataset_kwargs", None)
-    if Path(config.get("dataset_path") or "").exists():
-        del config["dataset_path"]
-    return _dump({"lm_eval": __version__, "config": config})
-
-
-def _dump(value: object) -> str:
-    return json.dumps(
-        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_described
-    )
-
-
-def _described(value: Any) -> object:
-    """Code by its whole file, as helpers of a function count too; other values by their text."""
-    if not callable(value):
-        return str(value)
-    name = getattr(value, "__qualname__", type(value).__qualname__)
-    try:
-        source = Path(inspect.getsourcefile(value) or "").read_bytes()
-    except (TypeError, OSError):
-        return name
-    return [name, hashlib.sha256(source).hexdigest()]
-
-
-def _digest(docs: Sequence[Any]) -> str:
-    return "sha256:" + hashlib.sha256(_dump(docs).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @contextmanager

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from search_cases import ROOT, graded_tasks, small, small_config, write_small
 
+from evoserve.errors import ConfigError
+from search.export import export_run
+from search.fitness.validation import find_best
 from search.loop import Stopped
 from search.optimizers.protocol import Scored
 from search.progress import Lines
@@ -169,3 +172,45 @@ def test_every_kind_of_genome_runs(
     individuals, last = read(tmp_path / "runs.sqlite")
     assert last == 1
     assert len({one[3] for one in individuals}) > 1
+
+
+def test_mini_batches_are_told_apart_by_validation(tmp_path: Path) -> None:
+    """The paper's data-flow protocol in small: other items each generation, the best by others."""
+    tasks = small()["tasks"]
+    tasks[0]["count"], tasks[1] = 16, {**tasks[1], "split": "validation", "count": 12}
+    changes = {
+        "fitness": {"kind": "minibatch", "size": 8},
+        "validation": {"task": tasks[1]["name"]},
+        "tasks": tasks,
+        "generations": 3,
+    }
+    config, file = write_small(tmp_path, **changes), tmp_path / "runs.sqlite"
+    go(config, file)
+    store = Store(file)
+    individuals = store.individuals(1)
+    asked = [~np.isnan(one.items) for one in individuals]
+    assert [int(mask.sum()) for mask in asked] == [8] * len(individuals)
+    assert len({mask.tobytes() for mask in asked}) == 3
+    ((_, manifest),) = export_run(store, "mini-ps", "validated")
+    with pytest.raises(ConfigError, match="asked every generation other items"):
+        export_run(store, "mini-ps", "best")
+    store.close()
+    chosen = [one for one in individuals if one.generation == manifest.provenance["generation"]]
+    assert manifest.provenance["individual"] == find_best(chosen).position
+    assert [one.task for one in manifest.evaluation] == ["mini-en", "mini-en-test"]
+
+
+@pytest.mark.parametrize(
+    "fitness",
+    [
+        {"kind": "racing", "chunk": 6, "keep": 0.25},
+        {"kind": "irt", "size": 4, "calibrate": 1},
+    ],
+)
+def test_cheaper_fitness_resumes_bit_for_bit(tmp_path: Path, fitness: dict[str, object]) -> None:
+    whole, parts = tmp_path / "whole.sqlite", tmp_path / "parts.sqlite"
+    tasks = graded_tasks(tmp_path)
+    go(write_small(tmp_path, generations=3, tasks=tasks, fitness=fitness), whole)
+    for generations in (1, 2, 3):
+        go(write_small(tmp_path, generations=generations, tasks=tasks, fitness=fitness), parts)
+    assert read(parts) == read(whole)
