@@ -8,7 +8,7 @@ DEMO := models/demo/smollm2-perturbed-b
 RECIPES ?= models/recipes
 ARGS ?=
 
-.PHONY: help serve test lint format demo-model bench schema clean
+.PHONY: help serve test lint format demo-model bench reproduce schema clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -55,6 +55,9 @@ bench: $(VENV)/.dev $(DEMO) ## Every benchmark, in its quick form
 	$(BIN)/python -m benchmarks.hops --quick
 	$(BIN)/python -m benchmarks.optimizers --quick
 	$(BIN)/python -m benchmarks.search --quick
+
+reproduce: $(VENV)/.dev ## The paper's table on the mini zoo (about 30 minutes; goes on where it stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reproduce $(ARGS)
 
 clean: ## Remove the environment and caches; models/demo stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.reproduce_table import Row, write_docs
-from evoserve.manifest.load import save_manifest
+from benchmarks.reproduce_table import TEST, Row, write_docs
+from evoserve.manifest.load import save_manifest, write_text
 from evoserve.manifest.parts import MergeSpec
 from evoserve.manifest.schema import Manifest
 from search.config import SearchConfig, TaskConfig, parse_config
@@ -29,6 +29,9 @@ from search.genome import baselines
 from search.genome.pool import Pool
 from search.opened import open_sources
 from search.progress import Reporter, open_reporter
+from search.report.data import Report, ScoreMap
+from search.report.gather import gather_report
+from search.report.page import build_page
 from search.session import Order, run_order
 from search.setup import build_pool, build_settings, build_source_locator, build_tasks
 from search.store import Store
@@ -70,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan.folder.mkdir(parents=True, exist_ok=True)
         rows = reproduce(plan, reporter)
     write_docs(args.docs, rows, wall_s=time.monotonic() - start, is_quick=args.quick)
-    print(f"{args.docs} written", file=sys.stderr)
+    page = args.docs.with_suffix(".html")
+    write_report(page, plan, rows)
+    print(f"{args.docs} and {page} written", file=sys.stderr)
 
 
 def reproduce(plan: Plan, reporter: Reporter) -> list[Row]:
@@ -85,6 +90,25 @@ def reproduce(plan: Plan, reporter: Reporter) -> list[Row]:
         rows += _rows("PS+DFS", "evolved", seed, over)
         rows += _rows("NSGA-II", "front", seed, _search(plan, FRONT, seed, reporter))
     return rows
+
+
+def write_report(file: Path, plan: Plan, rows: Sequence[Row]) -> None:
+    """One page: who solves what over all rows, then every run."""
+    known = [row for row in rows if TEST in row.scores]
+    names = tuple(f"{row.label}{'' if row.seed is None else f', {row.seed}'}" for row in known)
+    scores = tuple(row.scores[TEST] for row in known)
+    title = "Test items by sources, plain merges and evolved recipes (with their seed)"
+    overview = Report("The paper in miniature", "", (ScoreMap(title, names, scores),))
+    store = Store(plan.store)
+    try:
+        runs = [
+            gather_report(store, f"{name}-{seed}")
+            for seed in plan.seeds
+            for name in (PS, DFS, PS_DFS, FRONT)
+        ]
+    finally:
+        store.close()
+    write_text(file, build_page("The paper in miniature", [overview, *runs]))
 
 
 def plain_merges(pool: Pool) -> Iterator[tuple[str, Manifest]]:

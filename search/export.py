@@ -66,7 +66,7 @@ def score_results(
     for one in _finalists(config, individuals):
         for task in tasks[: record.num_counted]:
             evaluate_one(executor, parse_manifest(one.manifest), task)
-    for kind in _kinds(store, run, record):
+    for kind in list_kinds(store, run, record):
         for chosen in choose(store, run, record, kind):
             for task in tasks:
                 yield chosen, task, evaluate_one(executor, chosen.manifest, task)
@@ -113,7 +113,7 @@ def _chosen(label: str, one: Individual) -> Chosen:
     return Chosen(label, parse_manifest(one.manifest), one.generation, one.position)
 
 
-def _kinds(store: Store, run: int, record: RunRecord) -> list[What]:
+def list_kinds(store: Store, run: int, record: RunRecord) -> list[What]:
     """What can be exported of the run."""
     kinds: list[What] = []
     if record.config.combine == "separate":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from evoserve.errors import ConfigError, ManifestError
+from evoserve.errors import ManifestError
 from evoserve.manifest.canonical import digest
 from evoserve.manifest.load import parse_manifest
 from evoserve.manifest.methods import TRAITS
@@ -13,7 +13,7 @@ from evoserve.manifest.parts import MergeSpec
 from evoserve.manifest.refs import expand_path
 from evoserve.manifest.schema import Manifest
 from evoserve.model.scaling import hop_scales
-from search.export import choose, find_front
+from search.export import What, choose, find_front, list_kinds
 from search.optimizers.nsga2 import hypervolume
 from search.record import RunRecord, TaskRecord, current_versions, find_record
 from search.report.baselines import list_baselines
@@ -57,15 +57,14 @@ def _results(store: Store, run: int, record: RunRecord) -> tuple[list[tuple[str,
     if record.config.combine == "separate":
         front = choose(store, run, record, "front")[:MAX_FRONT_ROWS]
         return [(each.label, each.manifest) for each in front], ""
-    best = [("best", choose(store, run, record, "best")[0].manifest)]
     now = current_versions(record.config.optimizer.name)
     changed = [key for key in now if record.versions.get(key) != now[key]]
     if changed:
-        return best, f" No mean: the run was begun with another version of {', '.join(changed)}."
-    try:
-        return [*best, ("mean", choose(store, run, record, "mean")[0].manifest)], ""
-    except ConfigError:
-        return best, ""
+        kind: What = "best" if record.config.fitness.kind != "minibatch" else "validated"
+        note = f" No mean: the run was begun with another version of {', '.join(changed)}."
+        return [(kind, choose(store, run, record, kind)[0].manifest)], note
+    kinds = list_kinds(store, run, record)
+    return [(kind, choose(store, run, record, kind)[0].manifest) for kind in kinds], ""
 
 
 def _by_generation(individuals: Sequence[Individual]) -> list[list[Individual]]:
