@@ -103,8 +103,7 @@ def draw_path(path: PathPicture) -> str:
     models = list(dict.fromkeys(model for model, _, _ in path.steps))
     layers = [layer for _, layer, _ in path.steps]
     x = _scale([0, max(len(path.steps) - 1, 1)], WIDTH - 24, LEFT + 12)
-    # A multiple of four, so that the five marks are whole layers.
-    y = _scale([0, 4 * -(-max([*layers, 1]) // 4)], TOP, HEIGHT - 36)
+    y = _scale([0, max([*layers, 4])], TOP, HEIGHT - 36)
     body = _axes(x, y, (0, max(len(path.steps) - 1, 1)), "step", whole=True)
     places = [(x.at(n), y.at(layer)) for n, layer in enumerate(layers)]
     body += "".join(polyline(pair, "thin") for pair in pairwise(places))
@@ -226,15 +225,22 @@ def _scale(values: Sequence[float], end: float, start: float) -> _Axis:
 
 def _axes(x: _Axis, y: _Axis, ends: tuple[float, float], name: str, *, whole: bool = False) -> str:
     body = ""
-    for n in range(5):
-        value = y.low + n * (y.high - y.low) / 4
+    for value in ticks(y.low, y.high):
         at = y.at(value)
         body += element("line", x1=LEFT, x2=WIDTH - 12, y1=at, y2=at, class_="grid")
         body += text(LEFT - 6, at + 4, number(value), anchor="end")
-    marks = [ends[0] + n * (ends[1] - ends[0]) / 4 for n in range(5)]
-    for value in dict.fromkeys(round(mark) if whole else mark for mark in marks):
+    for value in ticks(*ends, whole=whole):
         body += text(x.at(value), y.start + 16, number(value), anchor="middle")
     return body + text((LEFT + WIDTH) / 2, y.start + 31, name, anchor="middle")
+
+
+def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Four to ten round numbers from low to high (fewer if they must be whole)."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(unit * k for k in (1, 2, 5, 10) if (high - low) / (unit * k) < 8)
+    step = max(1.0, step) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [n * step for n in range(first, last + 1)]
 
 
 def _mean(values: Sequence[float]) -> float:

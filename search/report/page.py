@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from search.report.data import Part, Report
+from search.report.data import Part, Report, Table
 from search.report.figures import draw
 from search.report.svg import clean
 
@@ -26,7 +26,8 @@ i.heat{background:var(--heat)}i.faint{background:var(--heat);opacity:.12}
 i.none{background:var(--grid);border:1px dashed var(--below)}
 i.band{background:var(--c1);opacity:.25}.legend i[class=""]{display:none}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-caption{text-align:left;color:var(--soft)}th,td{padding:3px 10px 3px 0;text-align:left;
+caption{text-align:left;color:var(--soft)}section>.scroll>table>caption{font-size:1.1rem;
+font-weight:bold;color:var(--ink);margin:1rem 0 .3rem}th,td{padding:3px 10px 3px 0;text-align:left;
 border-bottom:1px solid var(--grid);white-space:nowrap}summary{cursor:pointer;color:var(--soft)}
 @media(max-width:600px){.scroll svg{min-width:600px}}
 """
@@ -44,11 +45,17 @@ def build_page(title: str, reports: Sequence[Report]) -> str:
 
 
 def _report(report: Report) -> str:
-    parts = "".join(f"<section><h2>{clean(_head(p))}</h2>{draw(p)}</section>" for p in report.parts)
+    parts = "".join(f"<section>{_heading(p)}{draw(p)}</section>" for p in report.parts)
     return f"<h1>{clean(report.title)}</h1><p>{clean(report.note)}</p>{parts}"
 
 
-def _head(part: Part) -> str:
+def _heading(part: Part) -> str:
+    if isinstance(part, Table):
+        return ""  # its caption says it
+    return f"<h2>{clean(_title(part))}</h2>"
+
+
+def _title(part: Part) -> str:
     if hasattr(part, "title"):
         return str(part.title)
     return f"Fitness: {part.name}" if hasattr(part, "name") else "Pareto front and hypervolume"

@@ -7,6 +7,7 @@ process that scores loads for itself (`open_scorer`) and holds against what the 
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -141,12 +142,16 @@ def _open(name: str, include_path: str | None) -> Any:
     """The harness's task, set up as `simple_evaluate` does."""
     try:
         from lm_eval.tasks import TaskManager
+        from tqdm import tqdm
     except ImportError:
         raise ConfigError(
             f"the task '{name}' needs lm-evaluation-harness: pip install 'evoserve[lm-eval]'"
         ) from None
     if include_path is not None and not Path(include_path).is_dir():
         raise TaskError(f"include_path {include_path} is not a folder")
+    if not hasattr(tqdm, "_lock"):
+        # The lock it would make is a semaphore, which outlives a worker that is killed.
+        tqdm.set_lock(threading.RLock())
     tasks = TaskManager(include_path=include_path, include_defaults=include_path is None)
     if name not in tasks.all_tasks:
         where = "among lm-eval's tasks" if include_path is None else f"in {include_path}"

@@ -8,7 +8,7 @@ import pytest
 
 from search.report.data import FrontPicture, HeatMap, Part, PathPicture, Report, ScoreMap, Series
 from search.report.data import Table as DataTable
-from search.report.figures import MAX_COLUMNS, arrange, draw
+from search.report.figures import MAX_COLUMNS, arrange, draw, ticks
 from search.report.page import build_page
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -105,3 +105,19 @@ def test_names_from_files_are_never_markup() -> None:
     assert "&lt;script&gt;" in page
     for part in parts[:-1]:
         assert pictures(part)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "expected"),
+    [
+        (0.0, 0.375, False, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35]),
+        (0.0437, 0.06, False, [0.045, 0.05, 0.055, 0.06]),
+        (0.0, 1.0, True, [0, 1]),
+        (0.0, 5.0, True, [0, 1, 2, 3, 4, 5]),
+        (0.0, 99.0, True, [0, 20, 40, 60, 80]),
+    ],
+)
+def test_marks_are_round_numbers(
+    low: float, high: float, whole: bool, expected: list[float]
+) -> None:
+    assert ticks(low, high, whole=whole) == pytest.approx(expected, abs=1e-9)
