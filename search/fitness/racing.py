@@ -26,7 +26,7 @@ from search.fitness.protocol import Samples
 from search.store import Individual
 from search.tasks.item import Task
 
-_GRADED = "rouge_l"
+_GRADED = ("rouge_l", "lm_eval")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RacingFitness:
                 part[~np.isnan(part)],
                 len(part),
                 risk,
-                is_binary=all(item.metric != _GRADED for item in task.items),
+                is_binary=all(item.metric not in _GRADED for item in task.items),
             )
             for task, part in zip(self._tasks, split_row(self._tasks, row), strict=True)
         ]
