@@ -7,6 +7,7 @@ mappings are private and never written to.
 
 import ctypes
 import mmap
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,10 @@ from pathlib import Path
 import torch
 
 _MAPS = Path("/proc/self/maps")
+# Range, permissions, offset, device, inode and path; hundreds of lines, read for many a tensor.
+_FILE_LINE = re.compile(
+    r"^([0-9a-f]+)-([0-9a-f]+) ..-p [0-9a-f]+ \S+ \d+ +(/(?!dev/).*)$", re.MULTILINE
+)
 _MIN_BYTES = 1 << 16
 _DONTNEED = 4
 
@@ -56,20 +61,11 @@ def _within(
 def _file_ranges() -> tuple[tuple[int, int], ...]:
     """Address ranges of all privately mapped plain files that are no code."""
     try:
-        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = _MAPS.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ()
-    return tuple(_address_range(line) for line in lines if _is_data_file(line))
-
-
-def _is_data_file(line: str) -> bool:
-    """A line of /proc/self/maps: range, permissions, offset, device, inode and path."""
-    fields = line.split(maxsplit=5)
-    if len(fields) < 6 or not fields[5].startswith("/") or fields[5].startswith("/dev/"):
-        return False
-    return fields[1][2:] == "-p" and ".so" not in Path(fields[5]).name
-
-
-def _address_range(line: str) -> tuple[int, int]:
-    first, last = line.split(maxsplit=1)[0].split("-")
-    return int(first, 16), int(last, 16)
+    return tuple(
+        (int(first, 16), int(last, 16))
+        for first, last, path in _FILE_LINE.findall(text)
+        if ".so" not in path.rpartition("/")[2]
+    )
