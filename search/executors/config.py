@@ -14,8 +14,8 @@ class ExecutorConfig(StrictModel):
     """Not part of a run's terms: scores do not depend on it.
 
     workers: processes or Ray actors; in_flight: candidates in memory at once, per worker. Of Ray:
-    address (default: a cluster of its own on this machine; `auto` or `ray://HOST:PORT` joins
-    one), num_cpus and num_gpus that each worker reserves.
+    address (default: a cluster of its own on this machine; `auto` joins a running one), num_cpus
+    and num_gpus that each worker reserves.
     """
 
     kind: Literal["inprocess", "processes", "ray"] = "inprocess"

@@ -39,6 +39,18 @@ def test_the_shipped_example_loads() -> None:
         ),
         ({"tasks": [{"name": "mini-en", "split": "search"}]}, "tasks.0: give a file"),
         ({"engine": {"gpu": 1}}, "engine.gpu"),
+        ({"executor": {"kind": "threads"}}, "executor.kind"),
+        ({"executor": {"workers": 2}}, "kind 'inprocess' has none"),
+        ({"executor": {"kind": "ray"}}, "kind 'ray' needs workers"),
+        ({"executor": {"kind": "processes", "workers": 0}}, "executor.workers = 0"),
+        (
+            {"executor": {"kind": "processes", "workers": 2, "address": "auto"}},
+            "address belongs to kind 'ray'",
+        ),
+        ({"fitness": {"kind": "racing", "size": 3}}, "fitness.racing.size"),
+        ({"fitness": {"kind": "minibatch", "size": 3}}, "needs a [validation] task"),
+        ({"validation": {"task": "mini-en-test"}}, "is a test set"),
+        ({"validation": {"task": "mini-en"}}, "a task that no objective names"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
