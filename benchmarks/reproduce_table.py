@@ -13,9 +13,14 @@ import torch
 from evoserve.manifest.load import write_text
 from search.tasks.interval import interval95
 
-TEST, VALIDATION, CHAT = "mini-ja-test", "mini-ja", "chat-ja-test"
+TEST, SEARCH, TRAIN, CHAT = "mini-ja-test", "mini-ja", "mini-ja-train", "chat-ja-test"
 SOURCE_LIMIT, MARGIN = 0.30, 0.15
-_COLUMNS = {VALIDATION: "search items", TEST: "test items", CHAT: "Japanese chat (ROUGE-L)"}
+_COLUMNS = {
+    TRAIN: "search items, training templates",
+    SEARCH: "search items, other templates",
+    TEST: "test items",
+    CHAT: "Japanese chat (ROUGE-L)",
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ def _page(rows: Sequence[Row], wall_s: float, is_quick: bool) -> Iterator[str]:
     for is_true, text in verdicts(rows):
         yield f"- {'Yes' if is_true else '**No**'}. {text}"
     yield ""
+    yield from _losses(rows)
+    yield ""
     yield from _table(rows, ("source", "plain", "evolved"))
     yield ""
     yield "## Two objectives"
@@ -97,6 +104,21 @@ def _page(rows: Sequence[Row], wall_s: float, is_quick: bool) -> Iterator[str]:
     )
     yield ""
     yield from _table(rows, ("front",))
+
+
+def _losses(rows: Sequence[Row]) -> Iterator[str]:
+    """How much of the evolved merge's lead is left on items that were not searched on."""
+    plain = max(_of_kind(rows, "plain"), key=_test)
+    evolved = [row for row in rows if row.label == "PS, best"]
+    leads = []
+    for task in (TRAIN, SEARCH, TEST):
+        mean = _average(_average(row.scores[task]) for row in evolved)
+        leads.append(f"{100 * (mean - _average(plain.scores[task])):+.1f}")
+    yield (
+        f"Lead of evolved PS over {plain.label}, in points: {leads[0]} on the search items with "
+        f"training templates, {leads[1]} on those with other templates, {leads[2]} on test items. "
+        "What is lost between the second and the third was learned from the search items."
+    )
 
 
 def _machine(wall_s: float) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from search.report.svg import (
 WIDTH, HEIGHT, LEFT, TOP = 720.0, 300.0, 56.0, 16.0
 MAX_COLUMNS = 400
 MAX_TABLE_ROWS = 500
+MAX_SINGLE_COLUMNS = 60
 
 
 def draw(part: Part) -> str:
@@ -129,13 +130,13 @@ def draw_score_map(scores: ScoreMap) -> str:
     for r, name in enumerate(scores.rows):
         y = 8 + r * high
         body += text(left - 8, y + 14, name[:26], anchor="end")
-        for c, value in enumerate(columns[r].tolist()):
+        for c, span, value in _spans(columns[r].tolist()):
             known = math.isfinite(value)
             shade = 0.08 + 0.92 * min(1.0, max(0.0, value)) if known else 1.0
             place: dict[str, Any] = {
                 "x": left + c * wide,
                 "y": y,
-                "width": max(wide - 0.3, 0.4),
+                "width": max(span * wide - 0.3, 0.4),
                 "height": 18.0,
             }
             kind = "heat" if known else "none"
@@ -232,6 +233,18 @@ def _axes(x: _Axis, y: _Axis, ends: tuple[float, float], name: str, *, whole: bo
     for value in ticks(*ends, whole=whole):
         body += text(x.at(value), y.start + 16, number(value), anchor="middle")
     return body + text((LEFT + WIDTH) / 2, y.start + 31, name, anchor="middle")
+
+
+def _spans(values: Sequence[float]) -> list[tuple[int, int, float]]:
+    """(first column, columns, value): single ones, or runs of equals where there are many."""
+    if len(values) <= MAX_SINGLE_COLUMNS:
+        return [(n, 1, value) for n, value in enumerate(values)]
+    spans, start = [], 0
+    for value, run in groupby(values, key=lambda value: None if math.isnan(value) else value):
+        length = len(list(run))
+        spans.append((start, length, math.nan if value is None else value))
+        start += length
+    return spans
 
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

@@ -121,3 +121,14 @@ def test_marks_are_round_numbers(
     low: float, high: float, whole: bool, expected: list[float]
 ) -> None:
     assert ticks(low, high, whole=whole) == pytest.approx(expected, abs=1e-9)
+
+
+def test_runs_of_equal_columns_are_one_cell() -> None:
+    scores = (1.0,) * 40 + (0.0,) * 59 + (math.nan,)
+    (drawn,) = pictures(ScoreMap("t", ("a",), (scores,)))
+    cells = drawn.findall(f"{SVG}rect")
+    assert [cell.get("class") for cell in cells] == ["heat", "heat", "none"]
+    widths = [float(cell.get("width") or 0) for cell in cells]
+    assert widths[0] / widths[1] == pytest.approx(40 / 59, rel=0.01)
+    places = [float(cell.get("x") or 0) for cell in cells]
+    assert places == sorted(places)
