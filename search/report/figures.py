@@ -124,12 +124,13 @@ def draw_path(path: PathPicture) -> str:
 def draw_score_map(scores: ScoreMap) -> str:
     """Recipes down, items across, sorted by who solves them; averaged beyond MAX_COLUMNS."""
     columns, per_column = arrange(scores)
-    high, left, width = 20.0, 170.0, 900.0
+    names = [name if len(name) <= 46 else name[:45] + "…" for name in scores.rows]
+    high, left, width = 20.0, max(110.0, 20 + 6.6 * max(map(len, names), default=0)), 900.0
     wide = (width - left - 70) / max(1, columns.shape[1])
     body = ""
-    for r, name in enumerate(scores.rows):
+    for r, name in enumerate(names):
         y = 8 + r * high
-        body += text(left - 8, y + 14, name[:26], anchor="end")
+        body += text(left - 8, y + 14, name, anchor="end")
         for c, span, value in _spans(columns[r].tolist()):
             known = math.isfinite(value)
             shade = 0.08 + 0.92 * min(1.0, max(0.0, value)) if known else 1.0
