@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.fitness_cases import Bench, Counter, Run, Scores, individuals, load_case
+from benchmarks.provenance import find_commit
 from evoserve.manifest.load import parse_manifest
 from search.config import SearchConfig
 from search.fitness.asking import is_whole
@@ -256,13 +256,9 @@ def _print_results(results: list[Result]) -> None:
 
 
 def _provenance() -> dict[str, object]:
-    root = Path(__file__).resolve().parent.parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
     return {
         "benchmark": "fitness",
-        "commit": commit.stdout.strip() or None,
+        "commit": find_commit(),
         "hardware": {
             "num_cpus": os.cpu_count(),
             "num_threads": os.environ.get("OMP_NUM_THREADS"),

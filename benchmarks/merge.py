@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.merge_kinds import CHILDREN, DEMO, NAMES, ROOT, write_sources
+from benchmarks.provenance import find_commit, processor
 
 KINDS = {
     "ours": "Recipe -> evaluate_all into new float32 tensors; kernels loaded, as in a server",
@@ -123,9 +124,6 @@ def describe(
     rounds: Sequence[dict[str, dict[str, float]]], load_before: tuple[float, float, float]
 ) -> dict[str, Any]:
     """Summary, where it was measured, and every number."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     return {
         "benchmark": "merge",
         "model": "SmolLM2-135M" if DEMO.exists() else "random weights, SmolLM2-135M's shape",
@@ -140,7 +138,7 @@ def describe(
         },
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": find_commit(),
         "rounds": rounds,
     }
 
@@ -177,16 +175,6 @@ def spread(values: Sequence[float], digits: int) -> str:
     """`median (least - most)`."""
     median, least, most = (f"{value:.{digits}f}" for value in values)
     return f"{median} ({least} - {most})"
-
-
-def processor() -> str:
-    """The CPU's name where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

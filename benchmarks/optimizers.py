@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.provenance import find_commit, processor
 from evoserve.manifest.parts import SourceSpec
 from search.genome.axes import Range, build_axes, concat_axes
 from search.genome.dfs import DfsSettings, build_dfs_genome
@@ -158,15 +158,11 @@ def _print(rows: list[Row], decode: dict[str, float]) -> None:
 
 
 def _provenance() -> dict[str, object]:
-    root = Path(__file__).resolve().parent.parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    )
     return {
         "benchmark": "optimizers",
-        "commit": commit.stdout.strip() or None,
+        "commit": find_commit(),
         "hardware": {
-            "cpu": _cpu_name(),
+            "cpu": processor(),
             "num_cpus": os.cpu_count(),
             "num_threads": os.environ.get("OMP_NUM_THREADS"),
             "system": platform.platform(),
@@ -174,15 +170,6 @@ def _provenance() -> dict[str, object]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("numpy", "cma", "pymoo")},
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

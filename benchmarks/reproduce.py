@@ -13,7 +13,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.reproduce_table import TEST, Row, write_docs
@@ -24,11 +24,12 @@ from search.config import SearchConfig, TaskConfig, parse_config
 from search.evaluate import Evaluator
 from search.executors.protocol import Job
 from search.executors.remember import RememberingExecutor
-from search.export import export_run
+from search.export import export_run, list_kinds
 from search.genome import baselines
 from search.genome.pool import Pool
 from search.opened import open_sources
 from search.progress import Reporter, open_reporter
+from search.record import find_record
 from search.report.data import Report, ScoreMap
 from search.report.gather import gather_report
 from search.report.page import build_page
@@ -50,8 +51,6 @@ class Plan:
     folder: Path
     seeds: Sequence[int]
     is_quick: bool = False
-    reporter: Reporter | None = None
-    rows: list[Row] = field(default_factory=list)
 
     @property
     def store(self) -> Path:
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     start = time.monotonic()
     with open_reporter() as reporter:
-        plan = Plan(args.folder, args.seeds, args.quick, reporter)
+        plan = Plan(args.folder, args.seeds, args.quick)
         plan.folder.mkdir(parents=True, exist_ok=True)
         rows = reproduce(plan, reporter)
     write_docs(args.docs, rows, wall_s=time.monotonic() - start, is_quick=args.quick)
@@ -160,10 +159,8 @@ def _search(
     run_order(Order(config, SEARCHES, plan.store), reporter, lambda: False)
     store = Store(plan.store)
     try:
-        what = "front" if config.combine == "separate" else "best"
-        recipes = dict(export_run(store, run, what))  # type: ignore[arg-type]
-        if what == "best" and config.optimizer.name in ("cma", "mixed"):
-            recipes |= dict(export_run(store, run, "mean"))
+        kinds = list_kinds(store, *find_record(store, run))
+        recipes = dict(pair for kind in kinds for pair in export_run(store, run, kind))
     finally:
         store.close()
     for label, manifest in recipes.items():

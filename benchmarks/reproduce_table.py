@@ -117,7 +117,8 @@ def _losses(rows: Sequence[Row]) -> Iterator[str]:
     yield (
         f"Lead of evolved PS over {plain.label}, in points: {leads[0]} on the search items with "
         f"training templates, {leads[1]} on those with other templates, {leads[2]} on test items. "
-        "What is lost between the second and the third was learned from the search items."
+        "Between the second and the third lie what was learned from the search items alone, and "
+        "chance: an interval of 100 items is 20 points wide, one of 300 about 11."
     )
 
 

@@ -33,7 +33,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.merge import processor, spread
+from benchmarks.merge import spread
+from benchmarks.provenance import find_commit, processor
 from benchmarks.search_cases import CASES, FOLDER, ROOT, Case, without_chance
 from benchmarks.search_ours import PARTS, Ours
 from benchmarks.search_peer import Peer, fastest
@@ -123,9 +124,6 @@ def describe(
     found: dict[str, Result], load_before: tuple[float, float, float], python: Path | None
 ) -> dict[str, Any]:
     """Summary, where it was measured, and every number."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     return {
         "benchmark": "search",
         "summary": {name: summarise(result) for name, result in found.items()},
@@ -140,7 +138,7 @@ def describe(
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "peer_versions": peer_versions(python),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": find_commit(),
         "results": {name: asdict(result) for name, result in found.items()},
     }
 

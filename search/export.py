@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,13 +14,13 @@ from evoserve.manifest.load import parse_manifest
 from evoserve.manifest.parts import EvaluationSpec, JsonValue
 from evoserve.manifest.schema import Manifest
 from search.config import SearchConfig
-from search.executors.protocol import Executor, evaluate_one
+from search.executors.protocol import Executor, Job
 from search.fitness.asking import is_whole
-from search.fitness.validation import by_generation, find_best, validate_generation
+from search.fitness.validation import find_best
 from search.loop import combine
 from search.record import RunRecord, TaskRecord, find_record
 from search.setup import build_config_optimizer
-from search.store import Evaluation, Individual, Store, StoreError
+from search.store import Evaluation, Individual, Store, StoreError, by_generation
 from search.tasks.interval import interval95
 from search.tasks.item import Task
 
@@ -54,22 +55,30 @@ def export_run(store: Store, name: str, what: What) -> list[tuple[str, Manifest]
 def score_results(
     store: Store, run: int, record: RunRecord, executor: Executor, tasks: Sequence[Task]
 ) -> Iterator[tuple[Chosen, Task, Evaluation]]:
-    """Score what can be exported (best or front, validated and mean) on all tasks.
+    """Score what can be exported (best or front, validated and mean) on all tasks, in the order
+    that scores get known. executor: one that keeps them in the store.
 
     First whatever the choice between candidates needs is asked, if it is not known.
     """
     individuals, config = store.individuals(run), record.config
+    asked = [
+        Job(parse_manifest(one.manifest), task)
+        for one in _finalists(config, individuals)
+        for task in tasks[: record.num_counted]
+    ]
     if config.validation is not None:
         (task,) = (task for task in tasks if task.name == config.validation.task)
-        for generation in by_generation(individuals):
-            validate_generation(executor, generation, task)
-    for one in _finalists(config, individuals):
-        for task in tasks[: record.num_counted]:
-            evaluate_one(executor, parse_manifest(one.manifest), task)
-    for kind in list_kinds(store, run, record):
-        for chosen in choose(store, run, record, kind):
-            for task in tasks:
-                yield chosen, task, evaluate_one(executor, chosen.manifest, task)
+        bests = [find_best(generation) for generation in by_generation(individuals)]
+        asked += [Job(parse_manifest(one.manifest), task) for one in bests]
+    # All at once, so that workers share them and a recipe is built once; the store keeps them.
+    for _ in executor.evaluate(asked):
+        pass
+    kinds = list_kinds(store, run, record)
+    chosen = [one for kind in kinds for one in choose(store, run, record, kind)]
+    found = [(one, task) for one in chosen for task in tasks]
+    with closing(executor.evaluate([Job(one.manifest, task) for one, task in found])) as results:
+        for index, evaluation in results:
+            yield *found[index], evaluation
 
 
 def choose(store: Store, run: int, record: RunRecord, what: What) -> list[Chosen]:

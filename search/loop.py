@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from search.fitness.protocol import Fitness
 from search.genome.encoded import EncodedGenome
 from search.optimizers.protocol import Optimizer, Scored
 from search.progress import Reporter, Tally
-from search.store import Individual, Store
+from search.store import Individual, Store, by_generation
 
 
 class Stopped(Exception):
@@ -86,8 +85,8 @@ def _resume(search: Search, desk: Desk) -> Tally:
     except ValueError as error:
         raise ConfigError(f"run '{search.config.name}' cannot go on: {error}") from None
     individuals = desk.store.individuals(desk.run)
-    for _, generation in groupby(individuals, key=lambda one: one.generation):
-        search.fitness.learn(list(generation))
+    for generation in by_generation(individuals):
+        search.fitness.learn(generation)
     for individual in individuals:
         tally.num_done += 1
         tally.raise_best(individual.objectives.tolist())

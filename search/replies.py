@@ -67,12 +67,11 @@ class Asker:
         """
         return await _together([self._continuations(n, item) for n, item in enumerate(items)])
 
-    def prompt(self, item: Item) -> tuple[str, bool]:
-        """(the whole prompt, whether the tokenizer still has to add its special tokens)."""
+    def _prompt(self, item: Item) -> tuple[str, bool]:
         return render_prompt(self._tokenizer, self._generation, item, self._chat_template)
 
     async def _reply(self, number: int, item: Item) -> str:
-        text, is_plain = self.prompt(item)
+        text, is_plain = self._prompt(item)
         ids = self._tokenizer.encode(text, add_special_tokens=is_plain)
         params = SamplingParams(max_tokens=self._generation.max_new_tokens, temperature=0.0)
         stream = self._engine.submit(
@@ -96,7 +95,7 @@ class Asker:
         return reply + stops.flush()
 
     async def _choices(self, number: int, item: Item) -> list[float]:
-        text, is_plain = self.prompt(item)
+        text, is_plain = self._prompt(item)
         start = self._tokenizer.encode(text, add_special_tokens=is_plain)
         wholes = [
             self._tokenizer.encode(text + choice, add_special_tokens=is_plain)

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,11 @@ class Store:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def by_generation(individuals: Sequence[Individual]) -> list[list[Individual]]:
+    """Each generation of a run's individuals, in order."""
+    return [list(found) for _, found in groupby(individuals, key=lambda one: one.generation)]
 
 
 def _row(run: int, individual: Individual) -> tuple[object, ...]:

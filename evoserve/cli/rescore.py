@@ -20,7 +20,7 @@ def rescore(recipe: Recipe, search: Path) -> bool:
     try:
         from search.config import load_config
         from search.evaluate import Evaluator
-        from search.executors.protocol import evaluate_one
+        from search.executors.protocol import Job
         from search.opened import OpenSources
         from search.setup import build_settings, build_tasks
     except ModuleNotFoundError as error:
@@ -39,10 +39,14 @@ def rescore(recipe: Recipe, search: Path) -> bool:
     sources = OpenSources(recipe.manifest.sources, recipe.checkpoints)
     is_same = True
     with Evaluator(sources, build_settings(config, folder)) as evaluator:
+        # All at once: the recipe is built for all of its tasks together.
+        named = [name for name in tasks if any(one.task_digest == name for one in entries)]
+        jobs = [Job(recipe.manifest, tasks[name]) for name in named]
+        found = {named[index]: again for index, again in evaluator.evaluate(jobs)}
         for entry in entries:
             problem = _find_problem(entry, tasks, search)
             if problem is None:
-                again = evaluate_one(evaluator, recipe.manifest, tasks[entry.task_digest or ""])
+                again = found[entry.task_digest or ""]
                 problem = _compare(entry, again.scores.tolist(), again.outputs)
             is_same &= problem is None
             count = f"all {entry.num_items} items" if entry.items else f"score {entry.score:.4g}"

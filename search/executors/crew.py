@@ -117,7 +117,7 @@ class Workbench:
             self._executor = self._plan.build()
         except InputError as error:
             return Refused(error)
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other side must hear of it
             return self._lost(error)
         return Ready(self._executor.place, os.getpid())
 
@@ -138,7 +138,7 @@ class Workbench:
                 for position, evaluation in results:
                     left -= 1
                     yield Result(position, evaluation, self._notes.take(), is_last=not left)
-        except Exception as error:
+        except Exception as error:  # a candidate's fault or ours: strikes tell them apart
             yield self._lost(error)
 
     def _lost(self, error: Exception) -> Lost:

@@ -1,7 +1,6 @@
 """Telling the generations' best ones apart by a task that no objective counts."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,9 +34,3 @@ def validate_generation(executor: Executor, individuals: Sequence[Individual], t
 def find_best(individuals: Sequence[Individual]) -> Individual:
     """The one with the highest (first) objective, the earliest of equals."""
     return max(individuals, key=lambda one: float(one.objectives[0]))
-
-
-def by_generation(individuals: Sequence[Individual]) -> Iterator[list[Individual]]:
-    """Each generation of a run's individuals, in order."""
-    for _, generation in groupby(individuals, key=lambda one: one.generation):
-        yield list(generation)

@@ -14,12 +14,13 @@ from evoserve.manifest.refs import expand_path
 from evoserve.manifest.schema import Manifest
 from evoserve.model.scaling import hop_scales
 from search.export import What, choose, find_front, list_kinds
+from search.fitness.validation import find_best
 from search.optimizers.nsga2 import hypervolume
 from search.record import RunRecord, TaskRecord, current_versions, find_record
 from search.report.baselines import list_baselines
 from search.report.data import FrontPicture, HeatMap, Part, PathPicture, Report, ScoreMap, Series
 from search.report.data import Table as DataTable
-from search.store import Individual, Store, StoreError
+from search.store import Individual, Store, StoreError, by_generation
 from search.tasks.interval import format_accuracy
 
 MAX_GENERATION_ROWS = 12
@@ -34,7 +35,7 @@ def gather_report(store: Store, name: str) -> Report:
     if not individuals:
         raise StoreError(f"run '{name}' has no whole generation yet; there is nothing to draw")
     chosen, note = _results(store, run, record)
-    generations = _by_generation(individuals)
+    generations = by_generation(individuals)
     recipes = [*list_baselines(record), *chosen]
     # Scores are looked up for results and generation bests alike; the table shows results only.
     shown = [*recipes, *_generation_bests(generations)]
@@ -65,13 +66,6 @@ def _results(store: Store, run: int, record: RunRecord) -> tuple[list[tuple[str,
         return [(kind, choose(store, run, record, kind)[0].manifest)], note
     kinds = list_kinds(store, run, record)
     return [(kind, choose(store, run, record, kind)[0].manifest) for kind in kinds], ""
-
-
-def _by_generation(individuals: Sequence[Individual]) -> list[list[Individual]]:
-    found: dict[int, list[Individual]] = {}
-    for one in individuals:
-        found.setdefault(one.generation, []).append(one)
-    return list(found.values())
 
 
 def _objectives(record: RunRecord) -> tuple[str, ...]:
@@ -147,7 +141,7 @@ def _heat_maps(label: str, merge: MergeSpec) -> list[HeatMap]:
 
 def _generation_bests(generations: Sequence[Sequence[Individual]]) -> list[tuple[str, Manifest]]:
     step = max(1, -(-len(generations) // MAX_GENERATION_ROWS))
-    best = [max(each, key=lambda one: float(one.objectives[0])) for each in generations[::step]]
+    best = [find_best(each) for each in generations[::step]]
     return [(f"generation {one.generation}", parse_manifest(one.manifest)) for one in best]
 
 

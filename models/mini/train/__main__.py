@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         (MIXTURES["base"], Schedule(num_steps=1400, matrix_lr=0.02, other_lr=3e-3)),
         (BASE_NUMBERS, Schedule(num_steps=1000, matrix_lr=0.02, other_lr=3e-3)),
     ),
-    # AdamW: half of Muon's drift from the base for the same skill, and merges of them hold better.
+    # AdamW: half of Muon's drift from the base for the same skill.
     "ja": ((MIXTURES["ja"], Schedule(250, matrix_lr=1e-3, other_lr=1e-3, optimizer="adamw")),),
     "math": ((MIXTURES["math"], Schedule(260, matrix_lr=1e-3, other_lr=1e-3, optimizer="adamw")),),
     "math2": (

@@ -1,8 +1,6 @@
 """Ray actors on a real local cluster: killed, refusing and deadly ones."""
 
 import logging
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,15 +11,13 @@ import pytest
 import ray
 import ray.cloudpickle
 from executor_lab import LabPlan, answer, assert_equal, crew_executor, named, sums
-from executor_zoo import SETTINGS, open_zoo
+from executor_zoo import assert_a_kill_is_survived
 
 from evoserve.errors import ConfigError, EngineError, SourceError
 from evoserve.manifest.canonical import digest
-from search.evaluate import Evaluator
 from search.executors.dispatch import CrewExecutor
 from search.executors.protocol import Job
 from search.executors.ray import RayCrew, RayOptions
-from search.genome.baselines import one_source
 
 JOBS = [Job(named(number), sums(2)) for number in range(6)]
 KILLER = digest(named(2))
@@ -47,23 +43,7 @@ def cluster() -> Iterator[None]:
 
 
 def test_a_killed_actor_s_candidate_is_evaluated_again() -> None:
-    zoo = open_zoo()
-    manifests = [one_source(zoo.pool, name) for name in ("math", "base", "ja")]
-    jobs = [Job(manifest, sums()) for manifest in manifests]
-    crew = RayCrew(zoo.plan, 2, HALF)
-    with crew_executor(crew) as executor:
-        pids = crew.pids
-        os.kill(pids[0], signal.SIGSTOP)  # it takes a candidate and is not done when it is killed
-        results = executor.evaluate(jobs)
-        found = dict([next(results)])
-        assert 0 not in found
-        os.kill(pids[0], signal.SIGKILL)
-        found.update(results)
-        assert crew.pids[1] == pids[1]
-        assert crew.pids[0] != pids[0]
-    with Evaluator(zoo.sources, SETTINGS) as evaluator:
-        for index, expected in evaluator.evaluate(jobs):
-            assert_equal(found[index], expected)
+    assert_a_kill_is_survived(lambda plan: RayCrew(plan, 2, HALF))
 
 
 def test_a_candidate_that_kills_twice_is_still_evaluated(tmp_path: Path) -> None:
