@@ -5,8 +5,6 @@ import sys
 
 def main() -> None:
     """Run the command. Exit code 2 without the `search` extra."""
-    # Last, so that it shadows nothing: the repository's `models`, as with `python -m search`.
-    sys.path.append("")
     try:
         from search.cli import main as run
     except ModuleNotFoundError as error:

@@ -1,5 +1,6 @@
 """From a checked config to the parts of a search: sources, tasks, genome, optimizer."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,6 +195,10 @@ def _load_task(config: TaskConfig, folder: Path) -> Task:
         return load_lm_eval(config.lm_eval, include, split=split, metric=config.metric)
     if config.file is not None:
         return Task(config.name, split, load_items(folder / config.file))
+    if "" not in sys.path:
+        # Console scripts do not look in the working directory by themselves. Last, so that nothing
+        # is shadowed.
+        sys.path.append("")
     try:
         from models.mini.train.data import build_items
     except ImportError:

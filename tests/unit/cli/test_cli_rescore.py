@@ -1,6 +1,7 @@
 """`evoserve verify --search`: real scores come out again, tampered ones are found."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -145,3 +146,13 @@ def test_a_missing_extra_is_one_line(
     code, _, err = verify(*scored)
     assert code == 2
     assert "evoserve[search]" in err
+
+
+def test_the_installed_script_verifies_too(scored: tuple[Path, Path]) -> None:
+    """It starts with another search path than a test does, and has to find the builtin tasks."""
+    recipe, config = scored
+    script = Path(sys.executable).with_name("evoserve")
+    command = [str(script), "verify", str(recipe), "--search", str(config)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sums: same, all 8 items" in done.stdout
