@@ -29,7 +29,7 @@ table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft)}section>.scroll>table>caption{font-size:1.1rem;
 font-weight:bold;color:var(--ink);margin:1rem 0 .3rem}th,td{padding:3px 10px 3px 0;text-align:left;
 border-bottom:1px solid var(--grid);white-space:nowrap}summary{cursor:pointer;color:var(--soft)}
-@media(max-width:600px){.scroll svg{min-width:600px}}
+@media(max-width:600px){.scroll svg{max-width:none}}
 """
 
 
