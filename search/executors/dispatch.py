@@ -25,7 +25,8 @@ class _Handful:
 
 @dataclass(eq=False)
 class _Worker:
-    """is_ready: it has begun; false_starts: how often in a row it was lost before that."""
+    """is_ready: it has begun; false_starts: how often in a row it was lost before that, in this
+    call of `evaluate`."""
 
     is_ready: bool = False
     false_starts: int = 0
@@ -84,6 +85,9 @@ class CrewExecutor:
         if self._turn is not None:
             raise EngineError("the results of the jobs before are still being read; close them")
         turn = self._turn = _Turn(jobs, Ledger(jobs))
+        # An error may have left a death in the inbox; what it ended is over.
+        for worker in self._workers:
+            worker.false_starts = 0
         try:
             while not turn.ledger.is_over:
                 self._hand_out(turn)

@@ -108,6 +108,42 @@ def test_many_deaths_end_in_all_results_or_in_an_error(
     check_all(jobs, found)
 
 
+class RecordedCrew(ScriptedCrew):
+    """Two workers that say what was written down, one batch after the other."""
+
+    def __init__(self, batches: Sequence[list[tuple[int, Message]]]) -> None:
+        self.num_workers = 2
+        self._batches = deque(batches)
+
+    def hand(self, worker: int, jobs: Sequence[Job]) -> None:
+        """What comes of it is in the batches."""
+
+    def wait(self) -> list[tuple[int, Message]]:
+        return self._batches.popleft()
+
+    def replace(self, worker: int) -> None:
+        """The new one speaks in the batches."""
+
+
+def test_false_starts_of_a_call_that_failed_are_not_held_against_the_next() -> None:
+    job = Job(named(0), TASKS[0])
+    ready, lost = Ready("here", 1), Lost("killed")
+    crew = RecordedCrew(
+        [
+            [(0, ready), (1, ready)],
+            *([(1, lost)] for _ in range(3)),  # the first one had begun, two had not
+            *([(0, lost), (0, ready)] for _ in range(2)),
+            [(0, lost), (1, lost)],  # the third strike; the other death stays in the inbox
+            [(0, ready), (1, ready)],
+            [(0, Result(0, answer(job), (), True))],
+        ]
+    )
+    executor = CrewExecutor(crew)
+    with pytest.raises(EngineError, match="3 times in a row"):
+        list(executor.evaluate([job]))
+    check_all([job], list(executor.evaluate([job])))
+
+
 @given(st.data(), st.integers(1, 3), st.integers(1, 3))
 def test_a_deadly_candidate_is_named_and_no_other_is_blamed(
     data: st.DataObject, num_workers: int, in_flight: int
