@@ -55,6 +55,7 @@ bench: $(VENV)/.dev $(DEMO) ## Every benchmark, in its quick form
 	$(BIN)/python -m benchmarks.hops --quick
 	$(BIN)/python -m benchmarks.optimizers --quick
 	$(BIN)/python -m benchmarks.search --quick
+	$(BIN)/python -m benchmarks.serve --quick
 
 reproduce: $(VENV)/.dev ## The paper's table on the mini zoo (about 30 minutes; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reproduce $(ARGS)
