@@ -26,7 +26,8 @@ from benchmarks.provenance import find_commit, processor
 
 KINDS = {
     "ours": "Recipe -> evaluate_all into new float32 tensors; kernels loaded, as in a server",
-    "ours, model": "Recipe -> evoserve.model.build.build_model, ready to run; kernels loaded",
+    "ours, model": "Recipe -> the engine's model factory, ready to run; kernels loaded",
+    "ours, model, int8": "as `ours, model`, straight into int8",
     "ours, first merge": "as `ours`, kernels cached on disk, first merge of the process",
     "ours, no cache": "as `ours`, nothing cached: compiles the kernels",
     "mergekit": "run_merge to disk, then transformers loads it in float32",

@@ -126,27 +126,42 @@ def child_ours(cache: Path) -> dict[str, float]:
 
 def child_model(cache: Path) -> dict[str, float]:
     """Files to a model that is ready to run, in a process that has merged before."""
-    load_kernels()
-    import torch
+    return measure_model(cache, None)
 
+
+def child_model_int8(cache: Path) -> dict[str, float]:
+    """The same, quantised as it streams in."""
+    return measure_model(cache, "int8")
+
+
+def measure_model(cache: Path, quantization: str | None) -> dict[str, float]:
+    """Through the factory that the engine has; a tiny recipe was built before the clock starts."""
+    from benchmarks.memory_sources import TINY, write_sources
+    from evoserve.config import Settings
+    from evoserve.engine.factory import PathModelFactory
     from evoserve.manifest.load import build_manifest
-    from evoserve.model.build import build_model
-    from evoserve.model.store import WeightStore
     from evoserve.sources.checkpoint import open_checkpoint
     from evoserve.sources.recipe import Recipe
 
+    settings = Settings.model_validate({"device": "cpu", "quantization": quantization})
+    factory = PathModelFactory(settings)
+
+    def open_recipe(folder: Path) -> Recipe:
+        manifest = build_manifest(recipe_document())
+        return Recipe(manifest, {name: open_checkpoint(folder / name) for name in NAMES})
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_sources(Path(folder), TINY)
+        factory.build(open_recipe(Path(folder))).lease.release()
     imported = peak_bytes()
     start = time.perf_counter()
-    manifest = build_manifest(recipe_document())
-    recipe = Recipe(manifest, {name: open_checkpoint(cache / name) for name in NAMES})
-    store = WeightStore()
-    build_model(recipe, store, device="cpu", dtype=torch.float32, num_threads=os.cpu_count() or 1)
+    model = factory.build(open_recipe(cache))
     work_s = time.perf_counter() - start
     return {
         "work_s": work_s,
         "peak_bytes": peak_bytes(),
         "imported_bytes": imported,
-        "weight_bytes": store.num_bytes,
+        "weight_bytes": model.weight_bytes,
     }
 
 
@@ -264,6 +279,7 @@ def open_file(file: Path) -> Any:
 CHILDREN: Mapping[str, Callable[[Path], dict[str, float]]] = {
     "ours": child_ours_warm,
     "ours, model": child_model,
+    "ours, model, int8": child_model_int8,
     "ours, first merge": child_ours,
     "ours, no cache": child_ours,
     "mergekit": child_mergekit,

@@ -8,8 +8,11 @@ EvoServeError
 |   |-- IncompatibleSources     shapes, vocabularies or architectures do not fit together
 |   |-- UnsupportedModel        a family, activation or feature this runtime does not implement
 |   |-- ConfigError             a setting is wrong
+|   |-- ConflictError           right by itself, but not as things stand (HTTP 409)
 |   `-- RequestError            a field of an API request is wrong
 |       |-- UnknownModel        no such model id (HTTP 404)
+|       |-- UnknownRecipe       no such recipe or alias is registered (HTTP 404)
+|       |-- RateLimited         a key has used up its minute (HTTP 429)
 |       `-- ContextLengthError  prompt plus completion do not fit
 |-- CapacityError               right, but not now: memory or queue is full (HTTP 503)
 `-- EngineError                 our fault: exit code 1, HTTP 500
@@ -59,6 +62,10 @@ class ConfigError(InputError):
     """A setting (file, EVOSERVE_* variable or flag) is wrong."""
 
 
+class ConflictError(InputError):
+    """Right by itself, but not as things stand: still in use, or too large for the memory."""
+
+
 class RequestError(InputError):
     """A request field is wrong; `param` names it, `code` is OpenAI's machine-readable string."""
 
@@ -77,6 +84,27 @@ class UnknownModel(RequestError):
             param="model",
             code="model_not_found",
         )
+
+
+class UnknownRecipe(RequestError):
+    """No recipe or alias of this name is registered; `kind` says which was looked for."""
+
+    def __init__(self, name: str, kind: str = "recipe") -> None:
+        plural = {"recipe": "recipes", "alias": "aliases"}[kind]
+        super().__init__(
+            f"There is no {kind} '{name:.200}'; GET /v1/{plural} lists what there is.",
+            param=kind,
+            code=f"{kind}_not_found",
+        )
+
+
+class RateLimited(RequestError):
+    """A key has used up its `kind` (requests or tokens); more come after `retry_after_s`."""
+
+    def __init__(self, message: str, *, kind: str, retry_after_s: float) -> None:
+        super().__init__(message, code="rate_limit_exceeded")
+        self.kind = kind
+        self.retry_after_s = retry_after_s
 
 
 class ContextLengthError(RequestError):

@@ -74,6 +74,8 @@ class StopChecker:
         """(text to send, whether a stop string was found); once found, nothing more comes."""
         if self.matched is not None:
             return "", True
+        if not self._stops:
+            return text, False
         buffer = self._held + text
         found = [(buffer.find(stop), stop) for stop in self._stops]
         ends = [(at + len(stop), at, stop) for at, stop in found if at >= 0]
@@ -99,9 +101,10 @@ class StopChecker:
 
 def byte_level_bytes(piece: str) -> bytes:
     """The bytes a byte-level piece stands for; a piece with other characters is its own UTF-8."""
-    values = [_BYTE_OF_CHAR.get(char) for char in piece]
-    known = [value for value in values if value is not None]
-    return bytes(known) if len(known) == len(values) else piece.encode()
+    try:
+        return piece.translate(_BYTE_OF_CHAR).encode("latin-1")
+    except UnicodeEncodeError:
+        return piece.encode()
 
 
 def byte_token_value(piece: str) -> int | None:
@@ -147,12 +150,15 @@ def _flatten(state: dict[str, Any]) -> list[dict[str, Any]]:
     return [part for inner in state["decoders"] for part in _flatten(inner)]
 
 
-def _byte_of_char() -> dict[str, int]:
-    """GPT-2's table: printable bytes are themselves, the others follow from U+0100."""
+def _byte_of_char() -> dict[int, int]:
+    """GPT-2's table: printable bytes are themselves, the others follow from U+0100.
+
+    Characters that stand for no byte become one that Latin-1 does not have.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in plain]
-    shifted = {chr(256 + index): value for index, value in enumerate(others)}
-    return {chr(value): value for value in plain} | shifted
+    shifted = {256 + index: value for index, value in enumerate(others)}
+    return dict.fromkeys(others, 0xFFFD) | {value: value for value in plain} | shifted
 
 
 _BYTE_OF_CHAR = _byte_of_char()
@@ -207,13 +213,17 @@ class _ByteLevel:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         del settings
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = b""
 
     def push(self, piece: str) -> Sequence[str]:
-        return [self._utf8.decode(byte_level_bytes(piece))]
+        spelled = self._held + byte_level_bytes(piece)
+        text, num_used = codecs.utf_8_decode(spelled, "replace", False)
+        self._held = spelled[num_used:]
+        return [text]
 
     def finish(self) -> Sequence[str]:
-        return [self._utf8.decode(b"", final=True)]
+        held, self._held = self._held, b""
+        return [held.decode("utf-8", "replace")]
 
 
 class _ByteFallback:

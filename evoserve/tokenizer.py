@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 import tokenizers
+from llguidance import LLTokenizer
 
 from evoserve.errors import RequestError, SourceError
 from evoserve.text_stream import (
@@ -211,6 +212,13 @@ class Tokenizer:
         }
 
     @cached_property
+    def grammar_vocabulary(self) -> LLTokenizer:
+        """The vocabulary as `evoserve.engine.grammar` needs it, end tokens included."""
+        return LLTokenizer(
+            self._backend.to_str(), n_vocab=self.vocab_size, eos_token=sorted(self.eos_token_ids)
+        )
+
+    @cached_property
     def content_digest(self) -> str:
         """`sha256:` and 64 digits over what determines ids, text and prompts."""
         parts = {
@@ -270,17 +278,17 @@ class Detokenizer:
         *,
         skip_special_tokens: bool = True,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
+        self._piece_of = tokenizer.token_piece
+        self._is_skipped = tokenizer.is_special if skip_special_tokens else (lambda _: False)
         self._stream = tokenizer.new_stream()
         for token_id in context:
             self.push(token_id)
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; often empty."""
-        if self._skip and self._tokenizer.is_special(token_id):
+        if self._is_skipped(token_id):
             return ""
-        piece = self._tokenizer.token_piece(token_id)
+        piece = self._piece_of(token_id)
         return "" if piece is None else self._stream.push(piece)
 
     def flush(self) -> str:

@@ -8,9 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from evoserve.manifest.load import build_manifest
+from evoserve.model.backend import Backend, torch_backend
 from evoserve.model.batch import ForwardBatch
 from evoserve.model.build import build_model
-from evoserve.model.kv_cache import KVCache
+from evoserve.model.cpu.cache import PanelCache
+from evoserve.model.kv_cache import KVCache, SlotCache
 from evoserve.model.path_model import PathModel
 from evoserve.model.store import WeightStore
 from evoserve.sources.checkpoint import open_checkpoint
@@ -99,11 +101,12 @@ def open_recipe(sources: dict[str, Path], **fields: Any) -> Recipe:
     return Recipe(manifest, checkpoints, warnings)
 
 
-def build(recipe: Recipe, store: WeightStore | None = None) -> PathModel:
-    """In float32 on the CPU."""
-    return build_model(
-        recipe, store or WeightStore(), device="cpu", dtype=torch.float32, num_threads=1
-    )
+def build(
+    recipe: Recipe, store: WeightStore | None = None, backend: Backend | None = None
+) -> PathModel:
+    """In float32 on the CPU, by plain torch unless told otherwise."""
+    backend = backend or torch_backend("cpu", torch.float32)
+    return build_model(recipe, store or WeightStore(), backend, num_threads=1)
 
 
 class Tape:
@@ -115,7 +118,7 @@ class Tape:
         order = torch.randperm(num_seqs * width, generator=torch.Generator().manual_seed(7))
         self.tables = order.view(num_seqs, width)
         self.cache: KVCache = model.new_kv_cache(num_seqs * width, BLOCK_SIZE)
-        self.cache.data.fill_(float("nan"))
+        cache_data(self.cache).fill_(float("nan"))
         self.lengths = [0] * num_seqs
 
     def feed(self, chunks: Sequence[tuple[int, Sequence[int]]]) -> list[torch.Tensor]:
@@ -158,6 +161,12 @@ def all_logits(model: PathModel, ids: Sequence[int]) -> torch.Tensor:
 def new_cache(model: PathModel, num_tokens: int) -> KVCache:
     """Room for one sequence."""
     return model.new_kv_cache(-(-num_tokens // BLOCK_SIZE), BLOCK_SIZE)
+
+
+def cache_data(cache: KVCache) -> torch.Tensor:
+    """All that a cache holds, to write to."""
+    assert isinstance(cache, SlotCache | PanelCache)
+    return cache.data
 
 
 def single_batch(ids: Sequence[int], rows: Sequence[int]) -> ForwardBatch:

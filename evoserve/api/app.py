@@ -1,36 +1,66 @@
 """The application: settings, an engine and a registry made into one ASGI callable."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from evoserve import __version__
+from evoserve.api.aliases import aliases
+from evoserve.api.drain import Drain
 from evoserve.api.errors import answer_error
+from evoserve.api.front import Front
+from evoserve.api.keyring import Keyring
+from evoserve.api.limits import RateLimits
 from evoserve.api.metrics import Metrics
+from evoserve.api.recipes import recipes
 from evoserve.api.registry import Registry
 from evoserve.api.routes import openai, public
 from evoserve.api.service import Service
+from evoserve.api.tracing import build_tracing
 from evoserve.config import Settings
 from evoserve.engine.protocol import Engine
 from evoserve.errors import EvoServeError
+from evoserve.lifecycle.lifecycle import Lifecycle
+
+EXPOSED = (
+    "retry-after",
+    "x-request-id",
+    "x-evoserve-recipe",
+    *(
+        f"x-ratelimit-{part}-{kind}"
+        for kind in ("requests", "tokens")
+        for part in ("limit", "remaining", "reset")
+    ),
+)
 
 
 def create_app(
     settings: Settings,
     engine: Engine,
     registry: Registry,
+    lifecycle: Lifecycle | None = None,
     *,
-    is_draining: Callable[[], bool] = lambda: False,
+    drain: Drain | None = None,
 ) -> FastAPI:
-    """The HTTP API over `engine`, which is closed when the application shuts down."""
+    """The HTTP API over `engine`, which is closed when the application shuts down.
+
+    lifecycle: what manages `registry`; None is one that remembers nothing. drain: told when to
+    stop. Raises ConfigError for a key file or trace target that is wrong.
+    """
+    stopping = drain or Drain()
+    managed = Lifecycle(settings, engine, registry) if lifecycle is None else lifecycle
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         del app
         yield
+        await managed.close()
         await engine.close()
+        if service.tracing is not None:
+            service.tracing.close()
 
     app = FastAPI(
         title="EvoServe",
@@ -39,9 +69,30 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.service = Service(settings, engine, registry, Metrics(engine), is_draining)
-    app.include_router(openai)
-    app.include_router(public)
-    for kind in (EvoServeError, HTTPException, Exception):
+    rates = RateLimits(settings.requests_per_minute, settings.tokens_per_minute)
+    service = Service(
+        settings,
+        engine,
+        registry,
+        Metrics(engine, managed, rates),
+        stopping.has_begun,
+        managed,
+        Keyring(settings.api_key, settings.api_key_file),
+        rates,
+        build_tracing(settings),
+    )
+    app.state.service = service
+    for router in (openai, recipes, aliases, public):
+        app.include_router(router)
+    for kind in (EvoServeError, HTTPException):
         app.add_exception_handler(kind, answer_error)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    app.add_middleware(Front, service=service, drain=stopping)
     return app

@@ -2,24 +2,32 @@
 
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from evoserve.api.choice import Call, Job, Piece, ScoredToken, spell
-from evoserve.api.generate import build_params, choose_max_tokens
-from evoserve.api.schemas import ChatBody, Choice, Message
+from evoserve.api.generate import build_params, choose_max_tokens, constrain
+from evoserve.api.messages import template_messages
+from evoserve.api.registry import ServedRecipe
+from evoserve.api.schemas import ChatBody, Choice
 from evoserve.api.service import Service
 from evoserve.api.stream import Wording
+from evoserve.api.structured import answer_grammar
+from evoserve.api.tool_text import ToolCall
+from evoserve.api.tools import plan_tools
 from evoserve.errors import RequestError
 
 
-async def prepare_chat(service: Service, body: ChatBody) -> Call:
+async def prepare_chat(service: Service, body: ChatBody, served: ServedRecipe) -> Call:
     """Check, render and tokenize a request. Raises RequestError and its subclasses."""
-    served = service.registry.resolve(body.model)
+    if body.functions and body.function_call is None:
+        message = "'functions' are not supported; send 'tools' instead."
+        raise RequestError(message, param="functions", code="unsupported_parameter")
+    plan = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     text = served.tokenizer.render_chat(
         template_messages(body.messages),
         template=served.chat_template,
+        tools=plan.templated(),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
     token_ids = await served.encode(text, add_special_tokens=False)
@@ -28,35 +36,27 @@ async def prepare_chat(service: Service, body: ChatBody) -> Call:
     )
     params = build_params(body, served, max_tokens)
     params = replace(params, logprobs=_wanted_logprobs(service, body))
+    outputs = body.structured_outputs
+    grammar = await answer_grammar(served, body.response_format, outputs, plan)
     return Call(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=body.model,
         served=served,
-        jobs=(Job(token_ids, params),),
+        jobs=(Job(token_ids, constrain(params, grammar)),),
         n=body.n or 1,
         stops=body.stop,
         skip_special_tokens=body.skip_special_tokens is not False,
+        tools=plan,
     )
 
 
-def template_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Messages as chat templates expect them: `developer` is `system`, unset fields are gone."""
-    dumped = [message.model_dump(exclude_none=True) for message in messages]
-    return [
-        {**message, "role": "system"} if message["role"] == "developer" else message
-        for message in dumped
-    ]
-
-
 def _wanted_tokens(body: ChatBody) -> int | None:
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
-        message = "Send either 'max_tokens' or 'max_completion_tokens', not both."
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        message = f"Send either 'max_tokens' ({old}) or 'max_completion_tokens' ({new}), not both."
         raise RequestError(message, param="max_tokens", code="invalid_value")
-    if body.max_tokens == 0:
-        message = "Invalid 'max_tokens': a chat completion has at least 1 token (got 0)."
-        raise RequestError(message, param="max_tokens", code="invalid_value")
-    return body.max_completion_tokens or body.max_tokens
+    return old if new is None else new
 
 
 def _wanted_logprobs(service: Service, body: ChatBody) -> int | None:
@@ -71,12 +71,21 @@ def _wanted_logprobs(service: Service, body: ChatBody) -> int | None:
 
 
 def _choice(piece: Piece) -> Choice:
+    said = piece.text or (None if piece.calls else "")
+    message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
+    if piece.calls:
+        message["tool_calls"] = [_call(call) for call in piece.calls]
     return {
         "index": piece.index,
-        "message": {"role": "assistant", "content": piece.text, "refusal": None},
+        "message": message,
         "logprobs": _logprobs(piece),
         "finish_reason": piece.finish_reason,
     }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _chunks(piece: Piece, is_first: bool) -> list[Choice]:
@@ -87,22 +96,33 @@ def _chunks(piece: Piece, is_first: bool) -> list[Choice]:
         chunks.append(
             {**_chunk(piece.index, {"content": piece.text}), "logprobs": _logprobs(piece)}
         )
+    for call in piece.calls:
+        chunks += _call_chunks(piece.index, call)
     if piece.finish_reason is not None:
         chunks.append({**_chunk(piece.index, {}), "finish_reason": piece.finish_reason})
     return chunks
 
 
-def _chunk(index: int, delta: dict[str, str]) -> Choice:
+def _call_chunks(index: int, call: ToolCall) -> list[Choice]:
+    """OpenAI's two kinds of deltas: the head with id and name, then the arguments."""
+    whole = _call(call)
+    head = {**whole, "index": call.index, "function": {"name": call.name, "arguments": ""}}
+    rest = {"index": call.index, "function": {"arguments": call.arguments}}
+    return [_chunk(index, {"tool_calls": [delta]}) for delta in (head, rest)]
+
+
+def _chunk(index: int, delta: dict[str, Any]) -> Choice:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 def _logprobs(piece: Piece) -> dict[str, Any] | None:
     if not piece.tokens:
         return None
-    return {"content": [_scored(token) for token in piece.tokens], "refusal": None}
+    return {"content": [scored(token) for token in piece.tokens], "refusal": None}
 
 
-def _scored(token: ScoredToken) -> dict[str, Any]:
+def scored(token: ScoredToken) -> dict[str, Any]:
+    """A token with its log-probability and those of the likeliest, in OpenAI's words."""
     top = [_spelled(spelling, logprob) for spelling, logprob in token.top]
     return {**_spelled(token.spelling, token.logprob), "top_logprobs": top}
 

@@ -1,9 +1,11 @@
 """What one sequence says: text that can no longer change, stop strings cut off, scored tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evoserve.api.registry import ServedRecipe
+from evoserve.api.tool_text import ToolCall, ToolText
+from evoserve.api.tools import ToolPlan
 from evoserve.engine.protocol import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
 from evoserve.errors import CapacityError, EngineError
 from evoserve.text_stream import StopChecker
@@ -15,14 +17,15 @@ MIN_LOGPROB = -9999.0  # JSON has no -inf; OpenAI sends this number for "never"
 class Job:
     """One prompt of a request.
 
-    echo: text to repeat before the completion; context: the last prompt tokens, where the
-    completion goes on in the same text.
+    echo: text to repeat before the completion; echoed: where its tokens are in the prompt;
+    context: the last prompt tokens, where the completion goes on in the same text.
     """
 
     token_ids: Sequence[int]
     params: SamplingParams
     echo: str | None = None
     context: Sequence[int] = ()
+    echoed: slice = field(default_factory=lambda: slice(None))
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Call:
     n: int
     stops: Sequence[str]
     skip_special_tokens: bool
+    tools: ToolPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,13 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Piece:
-    """What came last of choice `index`: text, the tokens that made it if asked for, the end."""
+    """What came last of choice `index`: text, the tokens behind it if asked for, calls, the end."""
 
     index: int
     text: str
     tokens: tuple[ScoredToken, ...] = ()
     finish_reason: str | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 def spell(spelling: bytes) -> str:
@@ -79,6 +84,10 @@ class ChoiceText:
             job.context, skip_special_tokens=call.skip_special_tokens
         )
         self._stops = StopChecker(call.stops)
+        self._plan = call.tools
+        self._tools: ToolText | None = None
+        if call.tools is not None and call.tools.choice.mode != "none":
+            self._tools = ToolText(call.tools, f"call_{call.id.rpartition('-')[2]}_{index}_")
         self._job = job
         self._index = index
         self._num_tokens = 0
@@ -101,9 +110,27 @@ class ChoiceText:
         text = echoed + text
         self._num_sent += len(text)
         tokens = self._take_scored(is_all=finish is not None and not is_stopped)
+        if self._tools is not None:
+            return self._with_calls(self._tools, text, tokens, finish)
         if not (text or tokens or finish):
             return None
         return Piece(self._index, text, tokens, finish and str(finish))
+
+    def _with_calls(
+        self, tools: ToolText, text: str, tokens: tuple[ScoredToken, ...], finish: str | None
+    ) -> Piece | None:
+        """The piece with its calls taken out of the text; the only call allowed ends it."""
+        said, calls = tools.push(text)
+        if finish is None and tools.is_complete:
+            finish = FinishReason.STOP
+        if finish is not None:
+            said += tools.finish()
+        is_named = self._plan is not None and self._plan.choice.mode == "named"
+        if finish == FinishReason.STOP and tools.num_calls and not is_named:
+            finish = "tool_calls"
+        if not (said or tokens or calls or finish):
+            return None
+        return Piece(self._index, said, tokens, finish and str(finish), calls)
 
     def _text_of(self, event: TokenEvent) -> tuple[str, bool]:
         """The text that may be sent now, and whether a stop string ended the sequence."""
@@ -126,7 +153,9 @@ class ChoiceText:
             return ""
         if event.prompt_logprobs is not None:
             start = 0
-            for token_id, scores in zip(self._job.token_ids, event.prompt_logprobs, strict=True):
+            token_ids = self._job.token_ids[self._job.echoed]
+            prompt = event.prompt_logprobs[self._job.echoed]
+            for token_id, scores in zip(token_ids, prompt, strict=True):
                 token = self._score(token_id, scores, start)
                 self._scored.append(token)
                 if not self._tokenizer.is_special(token_id):
@@ -146,6 +175,8 @@ class ChoiceText:
 
     def _take_scored(self, *, is_all: bool) -> tuple[ScoredToken, ...]:
         """The tokens whose text has begun to be sent: those of a stop string never come."""
+        if not self._scored:
+            return ()
         count = len(self._scored)
         if not is_all:
             count = sum(token.start < self._num_sent for token in self._scored)

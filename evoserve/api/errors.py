@@ -1,6 +1,7 @@
 """The one place that turns errors into answers of OpenAI's shape."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 from fastapi import Request
@@ -10,20 +11,37 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from evoserve.api.schemas import ErrorAnswer
-from evoserve.errors import CapacityError, EvoServeError, InputError, RequestError, UnknownModel
+from evoserve.errors import (
+    CapacityError,
+    ConflictError,
+    InputError,
+    ManifestError,
+    RateLimited,
+    RequestError,
+    UnknownModel,
+    UnknownRecipe,
+)
 
 RETRY_AFTER_S = 1
 
 _LOG = logging.getLogger("evoserve.api")
-_CODES = {401: "invalid_api_key", 413: "request_too_large", 415: "unsupported_media_type"}
+_CODES = {
+    401: "invalid_api_key",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+}
 
 
 def status_of(error: Exception) -> int:
     """The HTTP status an error is answered with."""
     if isinstance(error, HTTPException):
         return error.status_code
-    if isinstance(error, UnknownModel):
+    if isinstance(error, UnknownModel | UnknownRecipe):
         return 404
+    if isinstance(error, RateLimited):
+        return 429
+    if isinstance(error, ConflictError):
+        return 409
     if isinstance(error, InputError):
         return 400
     return 503 if isinstance(error, CapacityError) else 500
@@ -35,10 +53,14 @@ def error_answer(error: Exception) -> ErrorAnswer:
     kind = "invalid_request_error" if status < 500 else "server_error"
     if isinstance(error, HTTPException):
         return _answer(error.detail, kind, None, _CODES.get(status))
+    if isinstance(error, RateLimited):
+        return _answer(str(error), error.kind, None, error.code)
     if isinstance(error, RequestError):
         return _answer(str(error), kind, error.param, error.code)
+    if isinstance(error, ManifestError):
+        return _answer(f"The manifest {error}", kind, error.where or None, "invalid_manifest")
     if isinstance(error, InputError):
-        return _answer(str(error), kind, None, None)
+        return _answer(str(error), kind, None, "conflict" if status == 409 else None)
     if isinstance(error, CapacityError):
         return _answer(str(error), kind, None, "overloaded")
     message = "The server had an error while processing your request; its log says more."
@@ -48,7 +70,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """The exception handler of the application."""
     status = status_of(error)
-    if status == 500 and isinstance(error, EvoServeError):  # uvicorn logs the others
+    if status == 500:
         log_internal(error)
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
@@ -57,6 +79,8 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
             error = HTTPException(status, f"{error.detail}: {request.method} {request.url.path}")
     if status == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, RateLimited):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return JSONResponse(error_answer(error), status, headers)
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from evoserve.api.choice import Call, ChoiceText, Piece
+from evoserve.api.limits import check_size
 from evoserve.api.metrics import SequenceTimer
+from evoserve.api.record import current_record
 from evoserve.api.registry import ServedRecipe
 from evoserve.api.schemas import SamplingBody, Usage
 from evoserve.api.service import Service
@@ -15,8 +17,10 @@ from evoserve.engine.protocol import (
     GenerationRequest,
     SamplingParams,
     TokenEvent,
+    TokenGrammar,
 )
-from evoserve.errors import ContextLengthError, EngineError
+from evoserve.engine.stream import Inbox
+from evoserve.errors import ContextLengthError, EngineError, RequestError
 
 _Value = TypeVar("_Value")
 
@@ -63,20 +67,43 @@ def build_params(body: SamplingBody, served: ServedRecipe, max_tokens: int) -> S
     )
 
 
+def constrain(params: SamplingParams, grammar: TokenGrammar | None) -> SamplingParams:
+    """`params` with the grammar. Raises RequestError for wishes that contradict one."""
+    if grammar is None:
+        return params
+    for name, is_set in (("ignore_eos", params.ignore_eos), ("min_tokens", params.min_tokens)):
+        if is_set:
+            message = f"'{name}' is not supported with a structured answer, which ends by itself."
+            raise RequestError(message, param=name, code="unsupported_parameter")
+    return replace(params, grammar=grammar)
+
+
 class Generation:
     """The running sequences of one call. `close` must be called, whatever happens."""
 
     def __init__(self, service: Service, call: Call) -> None:
         """Submits all sequences, or none. Raises what `Engine.submit` raises."""
+        check_size(service.settings, call)
+        num_prompt = sum(len(job.token_ids) for job in call.jobs)
+        self._record = current_record()
+        self._record.recipe, self._record.num_prompt_tokens = call.served.model_id, num_prompt
+        service.rates.take_prompt(self._record, num_prompt)
+        self._rates = service.rates
         self._engine = service.engine
         self._metrics = service.metrics
         self._call = call
-        self._queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-        self._num_generated = 0
+        self._inbox: Inbox[Piece] = Inbox()
+        self._error: Exception | None = None
+        self._is_silent = False
+        self._loop = asyncio.get_running_loop()
+        self._last_s = self._loop.time()
+        self._clock: asyncio.TimerHandle | None = None
+        self._num_generated = self._num_charged = 0
         self._num_cached = [0] * len(call.jobs)
         self._tasks: list[asyncio.Task[None]] = []
+        self._num_open = len(call.jobs) * call.n
         try:
-            streams = [self._submit(index) for index in range(len(call.jobs) * call.n)]
+            streams = [self._submit(index) for index in range(self._num_open)]
         except BaseException:
             self.close()
             raise
@@ -89,23 +116,19 @@ class Generation:
 
         Raises CapacityError or EngineError for a sequence that cannot be ended.
         """
-        num_open = len(self._tasks)
-        while num_open:
-            try:
-                async with asyncio.timeout(idle_s):
-                    items = [await self._queue.get()]
-            except TimeoutError:
-                yield []
-                continue
-            while not self._queue.empty():
-                items.append(self._queue.get_nowait())
-            pieces = [item for item in items if isinstance(item, Piece)]
-            if pieces:
+        if idle_s is not None:
+            self._watch_silence(idle_s)
+        while True:
+            pieces = self._inbox.take()
+            if pieces or self._is_silent:
+                self._is_silent = False
                 yield pieces
-            for item in items:
-                if isinstance(item, Exception):
-                    raise item
-            num_open -= items.count(None)
+            elif self._error is not None:
+                raise self._error
+            elif not self._num_open:
+                return
+            else:
+                await self._inbox.wait()
 
     def usage(self) -> Usage:
         """Tokens so far."""
@@ -119,10 +142,14 @@ class Generation:
 
     def close(self) -> None:
         """Stop what still runs and free its blocks."""
+        if self._clock is not None:
+            self._clock.cancel()
         for task in self._tasks:
             task.cancel()
         for index in range(len(self._call.jobs) * self._call.n):
             self._engine.abort(self._request_id(index))
+        self._rates.add_generated(self._record, self._num_generated - self._num_charged)
+        self._num_charged = self._record.num_generated_tokens = self._num_generated
 
     def _submit(self, index: int) -> AsyncIterator[TokenEvent]:
         job = self._call.jobs[index // self._call.n]
@@ -144,25 +171,37 @@ class Generation:
                 timer.token(event)
                 self._count(index, event)
                 piece = text.push(event)
-                if piece is not None:
-                    self._queue.put_nowait(piece)
-                if piece is not None and piece.finish_reason is not None:
+                if piece is None:
+                    continue
+                self._inbox.put(piece)
+                self._last_s = self._loop.time()
+                if piece.finish_reason is not None:
                     reason = piece.finish_reason
                     break
             else:
                 raise EngineError(f"the stream of {self._request_id(index)} ended without a reason")
         except Exception as error:  # it belongs to whoever reads the pieces
             reason = FinishReason.ERROR.value
-            self._queue.put_nowait(error)
+            self._error = self._error or error
         finally:
             self._engine.abort(self._request_id(index))
             timer.end(reason)
-            self._queue.put_nowait(None)
+            self._num_open -= 1
+            self._inbox.wake()
+
+    def _watch_silence(self, idle_s: float) -> None:
+        """Report `idle_s` seconds without a piece; one timer, however many pieces come."""
+        now_s = self._loop.time()
+        if now_s >= self._last_s + idle_s:
+            self._last_s = now_s
+            self._is_silent = True
+            self._inbox.wake()
+        self._clock = self._loop.call_at(self._last_s + idle_s, self._watch_silence, idle_s)
 
     def _count(self, index: int, event: TokenEvent) -> None:
         self._num_generated += event.token_id is not None
-        job, choice = divmod(index, self._call.n)
-        if choice == 0:
+        if event.num_cached_tokens and index % self._call.n == 0:
+            job = index // self._call.n
             self._num_cached[job] = max(self._num_cached[job], event.num_cached_tokens)
 
     def _request_id(self, index: int) -> str:

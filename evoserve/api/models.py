@@ -1,7 +1,7 @@
 """What is served, and its tokenizers: /v1/models, /tokenize and /detokenize."""
 
-from evoserve.api.chat import template_messages
-from evoserve.api.registry import Registry, ServedRecipe
+from evoserve.api.messages import template_messages
+from evoserve.api.registry import ServedRecipe
 from evoserve.api.schemas import (
     DetokenizeAnswer,
     DetokenizeBody,
@@ -11,29 +11,29 @@ from evoserve.api.schemas import (
     TokenizeBody,
 )
 from evoserve.errors import RequestError
+from evoserve.lifecycle.lifecycle import Lifecycle, Named
 
 
-def list_models(registry: Registry) -> ModelList:
+def list_models(lifecycle: Lifecycle) -> ModelList:
     """Every id and alias that a request may name."""
-    cards = [model_card(name, served) for name, served in registry.names().items()]
+    cards = [model_card(name, named) for name, named in lifecycle.names().items()]
     return {"object": "list", "data": cards}
 
 
-def model_card(name: str, served: ServedRecipe) -> ModelCard:
+def model_card(name: str, named: Named) -> ModelCard:
     """One entry of the list."""
     return {
         "id": name,
         "object": "model",
-        "created": served.created,
+        "created": named.created,
         "owned_by": "evoserve",
-        "root": served.model_id,
-        "max_model_len": served.max_model_len,
+        "root": named.model_id,
+        "max_model_len": named.max_model_len,
     }
 
 
-async def tokenize(registry: Registry, body: TokenizeBody) -> TokenizeAnswer:
-    """Token ids of a prompt or of rendered messages. Raises RequestError, UnknownModel."""
-    served = registry.resolve(body.model)
+async def tokenize(served: ServedRecipe, body: TokenizeBody) -> TokenizeAnswer:
+    """Token ids of a prompt or of rendered messages. Raises RequestError."""
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("Send either 'prompt' or 'messages'.", param="prompt")
     if body.messages is not None:
@@ -56,7 +56,6 @@ async def tokenize(registry: Registry, body: TokenizeBody) -> TokenizeAnswer:
     }
 
 
-def detokenize(registry: Registry, body: DetokenizeBody) -> DetokenizeAnswer:
-    """The text of token ids, special tokens included. Raises RequestError, UnknownModel."""
-    served = registry.resolve(body.model)
+def detokenize(served: ServedRecipe, body: DetokenizeBody) -> DetokenizeAnswer:
+    """The text of token ids, special tokens included. Raises RequestError."""
     return {"prompt": served.tokenizer.decode(body.tokens, skip_special_tokens=False)}

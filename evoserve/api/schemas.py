@@ -4,63 +4,64 @@
 Requests are pydantic models; answers are typed dictionaries, written to the wire as they are.
 """
 
+import re
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from evoserve.api.field import (
+    MAX_TOKEN_ID,
+    Penalty,
+    Schema,
+    StopString,
+    TokenId,
+    only,
+)
+from evoserve.api.field import Body as Body
+from evoserve.api.field import ModelName as ModelName
+from evoserve.api.messages import Message
+from evoserve.api.structured import ResponseFormat, StructuredOutputs
+from evoserve.api.tools import Tool, ToolChoiceField
+
 MAX_STOPS = 16
-MAX_STOP_CHARS = 1024
 MAX_N = 128
 MAX_TOKENS = 2**31 - 1
-MAX_TOKEN_ID = 2**31 - 1
 
 Prompt = str | tuple[int, ...]
-
-
-def _only(*harmless: object) -> BeforeValidator:
-    """Refuse everything but null and `harmless`, values that ask for what happens anyway."""
-
-    def check(value: object) -> None:
-        if value is None or any(value == allowed for allowed in harmless):
-            return
-        allowed = " or ".join(["null", *map(repr, harmless)])
-        raise PydanticCustomError(
-            "unsupported",
-            "not supported yet; leave it out or send {allowed}",
-            {"allowed": allowed},
-        )
-
-    return BeforeValidator(check)
-
-
-def _join_text(value: object) -> object:
-    """A string, or the text parts of a list joined by newlines, as chat templates take strings."""
-    if not isinstance(value, list):
-        return value
-    texts = []
-    for index, part in enumerate(value):
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind != "text":
-            raise PydanticCustomError(
-                "unsupported",
-                "part {index} has type {kind}; only parts of type 'text' are supported",
-                {"index": index, "kind": repr(kind)},
-            )
-        if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-            raise PydanticCustomError(
-                "invalid_type",
-                "part {index} must be {{'type': 'text', 'text': string}}",
-                {"index": index},
-            )
-        texts.append(part["text"])
-    return "\n".join(texts)
 
 
 def _listed(value: object) -> object:
     if value is None:
         return []
     return [value] if isinstance(value, str) else value
+
+
+def _without_zeros(value: object) -> object:
+    """A bias of zero changes nothing, whatever its key names."""
+    if not isinstance(value, dict):
+        return value
+    return {key: bias for key, bias in value.items() if type(bias) not in (int, float) or bias}
+
+
+def _parse_id(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value):
+        return int(value)
+    raise PydanticCustomError("invalid_value", "must be a token id")
+
+
+def _only_scores(value: object) -> object:
+    """Scores may be missing; a policy that blocks would be broken by ignoring it."""
+    if "block" in str(value):
+        raise PydanticCustomError("unsupported", "this server cannot block; mode must be 'score'")
+    return value
+
+
+def _never_calls(value: object) -> object:
+    if value not in (None, "none"):
+        message = "not supported; send 'tools' and 'tool_choice' instead"
+        raise PydanticCustomError("unsupported", message)
+    return value
 
 
 def _is_token_id(value: object) -> bool:
@@ -84,25 +85,14 @@ def _parse_prompts(value: object) -> tuple[Prompt, ...]:
     )
 
 
-Refused = Annotated[None, _only()]
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-ModelName = Annotated[str, Field(min_length=1, max_length=512)]
-
-
-class Body(BaseModel):
-    """Frozen; unknown fields and silent conversions are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+TokenKey = Annotated[int, BeforeValidator(_parse_id), Field(ge=0, le=MAX_TOKEN_ID)]
 
 
 class StreamOptions(Body):
     """How to stream."""
 
     include_usage: bool | None = None
-    include_obfuscation: Annotated[None, _only(False)] = None
+    include_obfuscation: bool | None = None
 
 
 class SamplingBody(Body):
@@ -115,9 +105,10 @@ class SamplingBody(Body):
     n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
     stop: Annotated[list[StopString], Field(max_length=MAX_STOPS), BeforeValidator(_listed)] = []
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
-    logit_bias: (
-        dict[TokenId, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None
-    ) = None
+    logit_bias: Annotated[
+        dict[TokenKey, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None,
+        BeforeValidator(_without_zeros),
+    ] = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     stream: bool | None = None
@@ -131,52 +122,49 @@ class SamplingBody(Body):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=128)] = None
+    structured_outputs: StructuredOutputs | None = None
 
-
-class Message(Body):
-    """One message of a conversation; `content` may come as a list of text parts."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(_join_text)]
-    name: Annotated[str, Field(max_length=64)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
-    refusal: Refused = None
-    annotations: Annotated[None, _only([])] = None
-    audio: Refused = None
-    function_call: Refused = None
-    tool_calls: Annotated[None, _only([])] = None
+    def without_effect(self) -> list[str]:
+        """Fields that were taken although nothing here does what they ask for."""
+        return []
 
 
 class ChatBody(SamplingBody):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int | None, Field(ge=1, le=MAX_TOKENS)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0)] = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: ToolChoiceField = None
+    parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
 
     metadata: dict[str, str] | None = None
+    prediction: Schema | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Schema | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     safety_identifier: str | None = None
-    service_tier: Annotated[None, _only("auto", "default")] = None
-    store: Annotated[None, _only(False)] = None
+    service_tier: Annotated[None, only("auto", "default")] = None
 
-    audio: Refused = None
-    function_call: Annotated[None, _only("none")] = None
-    functions: Annotated[None, _only([])] = None
-    modalities: Annotated[None, _only(["text"])] = None
-    moderation: Refused = None
-    parallel_tool_calls: Refused = None
-    prediction: Refused = None
-    prompt_cache_options: Refused = None
-    prompt_cache_retention: Refused = None
-    reasoning_effort: Refused = None
-    response_format: Annotated[None, _only({"type": "text"})] = None
-    tool_choice: Annotated[None, _only("none")] = None
-    tools: Annotated[None, _only([])] = None
-    verbosity: Refused = None
-    web_search_options: Refused = None
+    audio: Schema | None = None
+    moderation: Annotated[Schema | None, BeforeValidator(_only_scores)] = None
+    store: bool | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    web_search_options: Schema | None = None
+
+    function_call: Annotated[Literal["none"] | None, BeforeValidator(_never_calls)] = None
+    functions: list[Schema] | None = None
+    modalities: Annotated[None, only(["text"])] = None
+    reasoning_effort: Annotated[None, only("none")] = None
+
+    def without_effect(self) -> list[str]:
+        """Fields that were taken although nothing here does what they ask for."""
+        names = ("audio", "moderation", "store", "verbosity", "web_search_options")
+        return [name for name in names if getattr(self, name) not in (None, False)]
 
 
 class CompletionBody(SamplingBody):
@@ -185,8 +173,8 @@ class CompletionBody(SamplingBody):
     prompt: Annotated[tuple[Prompt, ...], PlainValidator(_parse_prompts)]
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0)] = None
-    best_of: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
-    suffix: Annotated[None, _only("")] = None
+    best_of: Annotated[int | None, Field(ge=0, le=MAX_N)] = None
+    suffix: str | None = None
 
 
 class TokenizeBody(Body):
@@ -241,8 +229,8 @@ class Choice(TypedDict):
     """One choice; `message`, `delta` or `text` is there by endpoint and by streaming or not."""
 
     index: int
-    message: NotRequired[dict[str, str | None]]
-    delta: NotRequired[dict[str, str]]
+    message: NotRequired[dict[str, Any]]
+    delta: NotRequired[dict[str, Any]]
     text: NotRequired[str]
     logprobs: dict[str, Any] | None
     finish_reason: str | None

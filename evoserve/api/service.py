@@ -1,25 +1,36 @@
 """What every route works with, kept on the application."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from evoserve.api.keyring import Keyring
+from evoserve.api.limits import RateLimits
 from evoserve.api.metrics import Metrics
 from evoserve.api.registry import Registry
+from evoserve.api.tracing import Tracing
 from evoserve.config import Settings
 from evoserve.engine.protocol import Engine
+from evoserve.lifecycle.lifecycle import Lifecycle
 
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a running server; `is_draining` turns true once it is told to stop."""
+    """The parts of a running server; `is_draining` turns true once it is told to stop.
+
+    tracing: None while traces are not configured.
+    """
 
     settings: Settings
     engine: Engine
     registry: Registry
     metrics: Metrics
     is_draining: Callable[[], bool]
+    lifecycle: Lifecycle
+    keys: Keyring = field(default_factory=Keyring)
+    rates: RateLimits = field(default_factory=RateLimits)
+    tracing: Tracing | None = None
 
 
 def service_of(request: Request) -> Service:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from evoserve import __version__
-from evoserve.cli import build, chat, examine, serve, verify
+from evoserve.cli import build, chat, examine, lifecycle, serve, verify
 from evoserve.cli.output import errors
 from evoserve.errors import EvoServeError, InputError
 
@@ -30,6 +30,8 @@ app.command("build", help="The same as `export`.")(build.export)
 app.command("import")(build.import_)
 app.command()(build.pin)
 app.command()(chat.chat)
+app.add_typer(lifecycle.recipes, name="recipes")
+app.add_typer(lifecycle.aliases, name="aliases")
 
 
 def main() -> None:

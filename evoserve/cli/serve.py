@@ -1,63 +1,95 @@
 """`evoserve serve`: load recipes, then answer OpenAI requests until told to stop."""
 
 import asyncio
-import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evoserve.api.registry import Registry, describe
+from evoserve.api.logs import configure_logging
+from evoserve.api.registry import Registry
+from evoserve.api.server import run
 from evoserve.api.server import serve as run_server
 from evoserve.cli.options import with_settings
 from evoserve.cli.output import console, format_bytes
-from evoserve.cli.recipes import find_recipes, open_recipe
+from evoserve.cli.recipes import find_recipes
 from evoserve.config import Settings
-from evoserve.engine.protocol import Engine, ModelInfo
+from evoserve.engine.protocol import ModelInfo
 from evoserve.engine.torch_engine import TorchEngine
-from evoserve.sources.recipe import Recipe
+from evoserve.lifecycle.lifecycle import Lifecycle
+from evoserve.lifecycle.store import StateStore
+from evoserve.lifecycle.watch import FolderWatch
+from evoserve.manifest.load import load_manifest
+from evoserve.manifest.schema import Manifest
 
 RecipePaths = Annotated[
-    list[Path], typer.Argument(metavar="RECIPE...", help="Manifests, or folders of them.")
+    list[Path] | None,
+    typer.Argument(metavar="[RECIPE...]", help="Manifests, or folders of them."),
 ]
 
 
 @with_settings()
-def serve(recipes: RecipePaths, settings: Settings) -> None:
-    """Build the recipes from their sources and serve them behind OpenAI's API."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    opened = [open_recipe(file, settings) for file in find_recipes(recipes)]
-    asyncio.run(_serve(opened, settings))
+def serve(settings: Settings, recipes: RecipePaths = None) -> None:
+    """Build the recipes from their sources and serve them behind OpenAI's API.
+
+    More can be registered, loaded and named while it runs: `evoserve recipes`, `evoserve aliases`.
+    """
+    configure_logging(settings)
+    manifests = [(load_manifest(file), file) for file in find_recipes(recipes or [])]
+    store = StateStore(settings.state)
+    run(_serve(manifests, settings, store))
 
 
-async def _serve(recipes: list[Recipe], settings: Settings) -> None:
-    engine = TorchEngine(settings)
-    registry = Registry()
+async def _serve(
+    manifests: Sequence[tuple[Manifest, Path]], settings: Settings, store: StateStore
+) -> None:
+    engine, registry = TorchEngine(settings), Registry()
+    lifecycle = Lifecycle(settings, engine, registry, store)
     try:
-        for recipe in recipes:
-            await _load(recipe, engine, registry)
-        held = format_bytes(engine.stats().weight_bytes)
-        console.print(f"{len(recipes)} recipes, {held} of weights; shared ones are held once")
-        default = recipes[-1].manifest.name
-        await run_server(
-            settings,
-            engine,
-            registry,
-            on_bound=lambda port: _announce(settings.host, port, default, settings.api_key),
-        )
+        for manifest, file in manifests:
+            await _load(lifecycle, manifest, file)
+        async with _watching(lifecycle, settings):
+            await lifecycle.restore()
+            ready = [each.manifest.name for each in lifecycle.recipes if each.is_loaded]
+            held = format_bytes(engine.stats().weight_bytes)
+            console.print(f"{len(ready)} recipes, {held} of weights; shared ones are held once")
+            default = manifests[-1][0].name if manifests else next(iter(ready), "NAME")
+            await run_server(
+                settings,
+                engine,
+                registry,
+                lifecycle,
+                on_bound=lambda port: _announce(port, default, settings),
+            )
     except BaseException:
+        await lifecycle.close()
         await engine.close()
         raise
 
 
-async def _load(recipe: Recipe, engine: Engine, registry: Registry) -> None:
-    info = await engine.load(recipe)
-    registry.add(describe(recipe, info))
-    for warning in recipe.warnings:
+async def _load(lifecycle: Lifecycle, manifest: Manifest, file: Path) -> None:
+    entry = await lifecycle.follow(manifest, file.absolute(), "file")
+    for warning in entry.warnings:
         console.print(f"  warning: {warning}", markup=False)
-    console.print(_describe(info), markup=False, soft_wrap=True)
+    if entry.info is not None:
+        console.print(_describe(entry.info), markup=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def _watching(lifecycle: Lifecycle, settings: Settings) -> AsyncIterator[None]:
+    """Follow the watched folder, if there is one; what lies in it now is loaded first."""
+    if settings.watch is None:
+        yield
+        return
+    watch = FolderWatch(lifecycle, settings.watch)
+    await watch.poll()
+    polling = asyncio.create_task(watch.run(settings.watch_s))
+    try:
+        yield
+    finally:
+        polling.cancel()
 
 
 def _describe(info: ModelInfo) -> str:
@@ -65,10 +97,11 @@ def _describe(info: ModelInfo) -> str:
     return f"  {info.model_id}: {shape}, {format_bytes(info.weight_bytes)}, {info.build_s:.2f} s"
 
 
-def _announce(host: str, port: int, model: str, api_key: str | None) -> None:
+def _announce(port: int, model: str, settings: Settings) -> None:
+    host, has_key = settings.host, settings.api_key or settings.api_key_file
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     shown = f"[{shown}]" if ":" in shown else shown
-    key = ' -H "Authorization: Bearer $EVOSERVE_API_KEY"' if api_key else ""
+    key = ' -H "Authorization: Bearer $EVOSERVE_API_KEY"' if has_key else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{QUESTION}"}}]}}'
     console.print(f"\nServing on http://{shown}:{port} - try:\n", markup=False)
     console.print(

@@ -8,6 +8,7 @@ import torch
 from evoserve.config import Settings
 from evoserve.engine.runner import LanguageModel
 from evoserve.errors import ConfigError
+from evoserve.model.backend import choose_backend
 from evoserve.model.build import build_model
 from evoserve.model.kv_cache import KVCache
 from evoserve.model.store import Lease, WeightStore
@@ -68,9 +69,15 @@ class PathModelFactory:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError for a device that is not there."""
-        self._device = resolve_device(settings.device)
-        self._dtype = resolve_dtype(settings.dtype, self._device)
+        device = resolve_device(settings.device)
         self._num_threads = num_threads(settings)
+        self._backend = choose_backend(
+            device,
+            resolve_dtype(settings.dtype, device),
+            settings.quantization,
+            num_threads=self._num_threads,
+            enforce_eager=settings.enforce_eager,
+        )
         self._store = WeightStore()
 
     @property
@@ -80,13 +87,7 @@ class PathModelFactory:
 
     def build(self, recipe: Recipe) -> ServableModel:
         """Raises InputError subclasses, and then holds nothing."""
-        return build_model(
-            recipe,
-            self._store,
-            device=self._device,
-            dtype=self._dtype,
-            num_threads=self._num_threads,
-        )
+        return build_model(recipe, self._store, self._backend, num_threads=self._num_threads)
 
 
 def resolve_device(name: str) -> str:

@@ -1,11 +1,13 @@
-"""What bias, min_tokens and penalties do to a row of logits."""
+"""What bias, min_tokens, penalties and a grammar do to a row of logits."""
 
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from evoserve.engine.sequence import Sequence
+from evoserve.errors import EngineError
 
 
 def is_adjusted(sequence: Sequence) -> bool:
@@ -16,15 +18,17 @@ def is_adjusted(sequence: Sequence) -> bool:
         or params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0
         or params.frequency_penalty != 0.0
+        or sequence.grammar is not None
         or (bool(sequence.stop_ids) and sequence.num_generated_tokens < params.min_tokens)
     )
 
 
 def adjust_row(logits: torch.Tensor, sequence: Sequence) -> torch.Tensor:
-    """A new row (vocab_size,): bias, then min_tokens, then penalties, in vLLM's order.
+    """A new row (vocab_size,): bias, min_tokens, penalties, in vLLM's order, then the grammar.
 
     Repetition is counted over prompt and generated tokens (arXiv 1909.05858: positive logits are
-    divided, negative ones multiplied), presence and frequency over generated tokens.
+    divided, negative ones multiplied), presence and frequency over generated tokens. Raises
+    EngineError if the grammar cannot go on.
     """
     params = sequence.params
     row = logits.clone()
@@ -42,7 +46,19 @@ def adjust_row(logits: torch.Tensor, sequence: Sequence) -> torch.Tensor:
         if counts:
             number = torch.tensor(list(counts.values()), dtype=row.dtype).to(row.device)
             row[_ids(counts, row)] -= params.presence_penalty + params.frequency_penalty * number
+    if sequence.grammar is not None:
+        _mask(row, sequence.grammar.allowed(sequence.token_ids[sequence.num_prompt_tokens :]))
     return row
+
+
+def _mask(row: torch.Tensor, allowed: bytes) -> None:
+    """Take from a row what is not allowed, by `TokenCursor.allowed`."""
+    bits = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: len(row)]
+    is_out = np.ones(len(row), dtype=np.bool_)
+    is_out[: len(bits)] = bits == 0
+    row[torch.from_numpy(is_out).to(row.device)] = -torch.inf
+    if row.max() == -torch.inf:
+        raise EngineError("no token of the model fits the grammar")
 
 
 def _ids(token_ids: Iterable[int], row: torch.Tensor) -> torch.Tensor:

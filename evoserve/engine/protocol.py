@@ -9,6 +9,7 @@ from evoserve.engine.request import (
     GenerationRequest,
     SamplingParams,
     TokenEvent,
+    TokenGrammar,
     TokenLogprobs,
 )
 from evoserve.sources.recipe import Recipe
@@ -22,6 +23,7 @@ __all__ = [
     "ModelStats",
     "SamplingParams",
     "TokenEvent",
+    "TokenGrammar",
     "TokenLogprobs",
 ]
 

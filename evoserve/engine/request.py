@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 
 class FinishReason(StrEnum):
@@ -14,6 +15,25 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+class TokenCursor(Protocol):
+    """Where one sequence stands in a grammar; `evoserve.engine.grammar` has the real one."""
+
+    def allowed(self, generated: Sequence[int]) -> bytes:
+        """One bit per token id, the lowest first: may it follow `generated`? Ids beyond may not.
+
+        Raises EngineError if `generated` is not of the grammar.
+        """
+        ...
+
+
+class TokenGrammar(Protocol):
+    """What the tokens of a sequence must spell."""
+
+    def start(self) -> TokenCursor:
+        """A cursor before the first token."""
+        ...
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How to choose tokens. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off.
@@ -21,7 +41,8 @@ class SamplingParams:
     logprobs: how many of the most likely tokens to report beside the chosen one (None: nothing);
     prompt_logprobs: the same for every prompt token; seed: of this request alone, None uses the
     engine's stream; stop_token_ids end the sequence, and so do the model's own end tokens unless
-    `ignore_eos`; a stop token is reported in the last event; before min_tokens none is chosen.
+    `ignore_eos`; a stop token is reported in the last event; before min_tokens none is chosen;
+    grammar: what the generated tokens must spell, None for anything.
     """
 
     max_tokens: int
@@ -39,6 +60,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: TokenGrammar | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,8 @@ class TokenEvent:
     """One generated token; the last event of a stream has a finish_reason.
 
     token_id is None when the stream ends without a further token (max_tokens 0, abort, error).
-    prompt_logprobs comes with the first event, None for the first prompt token.
+    prompt_logprobs comes with the first event, None for the first prompt token; queued_s: how
+    long the sequence waited until it was first admitted.
     """
 
     token_id: int | None
@@ -74,3 +97,4 @@ class TokenEvent:
     num_cached_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     error: str | None = None
+    queued_s: float = field(default=0.0, compare=False)

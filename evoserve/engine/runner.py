@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from evoserve.engine.sequence import Chunk
@@ -52,11 +53,11 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, device: torch.device) 
     for chunk in chunks:
         span = range(chunk.start, chunk.stop)
         table = chunk.sequence.table.block_ids
-        token_ids += chunk.sequence.token_ids[chunk.start : chunk.stop]
+        token_ids += chunk.sequence.token_ids[span.start : span.stop]
         positions += span
         slots += [table[at // block_size] * block_size + at % block_size for at in span]
         rows += range(len(token_ids) - chunk.num_logits, len(token_ids))
-    flat = torch.tensor([token_ids, positions, slots], dtype=torch.int64).to(device)
+    flat = torch.from_numpy(np.array([token_ids, positions, slots], np.int64)).to(device)
     return ForwardBatch(
         token_ids=flat[0],
         positions=flat[1],
@@ -73,4 +74,4 @@ def _pad_tables(chunks: Sequence[Chunk]) -> torch.Tensor:
     tables = [chunk.sequence.table.block_ids for chunk in chunks]
     width = max(map(len, tables))
     padded = [table + [0] * (width - len(table)) for table in tables]
-    return torch.tensor(padded, dtype=torch.int64)
+    return torch.from_numpy(np.array(padded, np.int64))

@@ -5,6 +5,7 @@ tokens. When blocks run out, the sequence admitted last gives its blocks back an
 again later (preemption by recompute), so that the first always gets on.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class Scheduler:
         self._running.append(sequence)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = num_cached_tokens
+            sequence.queued_s = time.perf_counter() - sequence.submitted_s
             self._counters.num_prompt_tokens += sequence.num_prompt_tokens
             self._counters.num_cached_prompt_tokens += num_cached_tokens
 
@@ -190,6 +192,7 @@ class Scheduler:
             logprobs=sample.logprobs,
             num_cached_tokens=sequence.num_cached_tokens or 0,
             prompt_logprobs=_reported_prompt(sequence) if is_first else None,
+            queued_s=sequence.queued_s,
         )
 
     def _end(self, sequence: Generation, reason: FinishReason, error: str | None = None) -> Event:

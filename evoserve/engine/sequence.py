@@ -1,11 +1,12 @@
 """One generation while it runs, and the slice of it that one step computes. No torch."""
 
+import time
 from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from evoserve.engine.block_manager import BlockTable
-from evoserve.engine.request import FinishReason, SamplingParams, TokenLogprobs
+from evoserve.engine.request import FinishReason, SamplingParams, TokenCursor, TokenLogprobs
 
 
 class Phase(StrEnum):
@@ -30,7 +31,9 @@ class Sequence:
     ticket: unique over the engine's life, unlike request ids; seed: 64 bits that the request's
     randomness is drawn from; stop_ids: every token that ends it; num_cached_tokens: prompt
     tokens found in the prefix cache when it was first admitted, None before;
-    prompt_logprobs: those of the leading prompt tokens known so far, starting with None.
+    prompt_logprobs: those of the leading prompt tokens known so far, starting with None;
+    queued_s: from its making until it was first admitted; grammar: where it stands in its
+    request's grammar, None without one.
     """
 
     ticket: int
@@ -39,15 +42,19 @@ class Sequence:
     seed: int
     stop_ids: frozenset[int]
     token_ids: list[int] = field(init=False)
+    grammar: TokenCursor | None = field(init=False)
     table: BlockTable = field(default_factory=BlockTable)
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
     finish_reason: FinishReason | None = None
+    submitted_s: float = field(default_factory=time.perf_counter)
+    queued_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt)
+        self.grammar = None if self.params.grammar is None else self.params.grammar.start()
 
     @property
     def num_prompt_tokens(self) -> int:

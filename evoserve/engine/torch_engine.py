@@ -11,12 +11,13 @@ from evoserve.config import Settings
 from evoserve.engine.admission import check_request, stop_ids
 from evoserve.engine.core import EngineCore
 from evoserve.engine.factory import ModelFactory, PathModelFactory, num_threads
+from evoserve.engine.priority import lower_priority
 from evoserve.engine.protocol import EngineStats, ModelInfo
 from evoserve.engine.request import FinishReason, GenerationRequest, TokenEvent
 from evoserve.engine.runtime import RecipeRuntime, build_runtime
 from evoserve.engine.scheduler import Counters, Event
 from evoserve.engine.sequence import Sequence as Generation
-from evoserve.engine.stream import TokenStream
+from evoserve.engine.stream import Inbox, TokenStream
 from evoserve.engine.worker import Worker
 from evoserve.errors import CapacityError, EngineError, RequestError, UnknownModel
 from evoserve.sources.recipe import Recipe
@@ -39,7 +40,7 @@ class _Loaded:
 class _Flight:
     request_id: str
     loaded: _Loaded
-    events: asyncio.Queue[TokenEvent]
+    inbox: Inbox[TokenEvent]
 
 
 class TorchEngine:
@@ -53,7 +54,9 @@ class TorchEngine:
         self._settings = settings
         self._models = PathModelFactory(settings) if models is None else models
         self._counters = Counters()
-        self._builder = ThreadPoolExecutor(1, thread_name_prefix="evoserve-build")
+        self._builder = ThreadPoolExecutor(
+            1, thread_name_prefix="evoserve-build", initializer=lower_priority
+        )
         self._worker: Worker | None = None
         self._is_closed = False
         self._loaded: dict[str, _Loaded] = {}
@@ -75,7 +78,7 @@ class TorchEngine:
         ticket = self._last_ticket
         sequence = self._sequence(request, ticket, loaded.runtime)
         stream = TokenStream(lambda: self._leave(ticket))
-        self._flights[ticket] = _Flight(request.request_id, loaded, stream.events)
+        self._flights[ticket] = _Flight(request.request_id, loaded, stream.inbox)
         self._tickets[request.request_id] = ticket
         loaded.num_in_flight += 1
         worker.post(lambda core: core.submit(request.model_id, sequence))
@@ -228,7 +231,7 @@ class TorchEngine:
             flight = self._flights.get(ticket)
             if flight is None:
                 continue
-            flight.events.put_nowait(event)
+            flight.inbox.put(event)
             if event.finish_reason is not None:
                 self._forget(ticket)
 

@@ -5,14 +5,12 @@ contracted, sums in the same lanes. Inputs are addresses, so that no number of i
 shape needs a compilation of its own; machine code is cached on disk where a folder is writable.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numba import carray, njit
-from numba.core import types
-from numba.extending import intrinsic
+from numba import carray
 
+from evoserve.jit import compiled, float32_at, part, uint16_at, uint32_at
 from evoserve.merge.masks import HIGH_WORD_MULTIPLIER, MULTIPLIERS, SHIFTS
 from evoserve.merge.torch_path import CHUNK, LANES
 
@@ -55,58 +53,30 @@ _INFINITY = np.uint32(0x7F800000)
 _NAN = np.uint32(0x7FC00000)
 
 Array = np.ndarray[Any, Any]
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
-def _compiled(function: _Function) -> _Function:
-    """Compiled at its first call, without the GIL; cached on disk unless no folder is writable."""
-    options = {"nogil": True, "fastmath": False, "error_model": "numpy"}
-    try:
-        return cast(_Function, njit(cache=True, **options)(function))
-    except RuntimeError:
-        return cast(_Function, njit(**options)(function))
-
-
-def _pointer_to(element: Any) -> Any:
-    pointer: Any = types.CPointer(element)  # type: ignore[attr-defined]
-
-    def typed(_context: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer_type = context.get_value_type(signature.return_type)
-            return builder.inttoptr(arguments[0], pointer_type)
-
-        return pointer(address), generate
-
-    return intrinsic(typed)
-
-
-_float32_at = _pointer_to(types.float32)
-_uint32_at = _pointer_to(types.uint32)
-_uint16_at = _pointer_to(types.uint16)
-
-
-@_compiled
+@part
 def _load(source: Any, start: int, count: int, values: Array) -> None:
     """Decode `count` elements from `start` on into float32."""
     if source.is_bfloat16:
-        halves = carray(_uint16_at(source.address + 2 * start), (count,))
+        halves = carray(uint16_at(source.address + 2 * start), (count,))
         bits = values.view(np.uint32)
         for i in range(count):
             bits[i] = np.uint32(halves[i]) << np.uint32(16)
     else:
-        floats = carray(_float32_at(source.address + 4 * start), (count,))
+        floats = carray(float32_at(source.address + 4 * start), (count,))
         for i in range(count):
             values[i] = floats[i]
 
 
-@_compiled
+@part
 def _load_delta(source: Any, base: Array, start: int, count: int, delta: Array) -> None:
     _load(source, start, count, delta)
     for i in range(count):
         delta[i] = delta[i] - base[i]
 
 
-@_compiled
+@part
 def _add_term(term: Any, base: Array, start: int, count: int, delta: Array, total: Array) -> None:
     """From the input's values in `delta` to coefficient * kept delta, which `total` gains.
 
@@ -146,7 +116,7 @@ def _add_term(term: Any, base: Array, start: int, count: int, delta: Array, tota
             total[i] = total[i] + delta[i]
 
 
-@_compiled
+@part
 def _store(job: Any, start: int, count: int, values: Array) -> None:
     """Round to nearest even where the job says so, write, and keep the largest magnitude bits."""
     bits = values.view(np.uint32)
@@ -155,13 +125,13 @@ def _store(job: Any, start: int, count: int, values: Array) -> None:
             bits[i] = _bfloat16_bits(bits[i])
     largest = np.uint32(0)
     if job.stores_bfloat16:
-        halves = carray(_uint16_at(job.out + 2 * start), (count,))
+        halves = carray(uint16_at(job.out + 2 * start), (count,))
         for i in range(count):
             size = np.uint32(bits[i] & _MAGNITUDE)
             largest = size if size > largest else largest
             halves[i] = np.uint16(bits[i] >> np.uint32(16))
     else:
-        words = carray(_uint32_at(job.out + 4 * start), (count,))
+        words = carray(uint32_at(job.out + 4 * start), (count,))
         for i in range(count):
             size = np.uint32(bits[i] & _MAGNITUDE)
             largest = size if size > largest else largest
@@ -169,7 +139,7 @@ def _store(job: Any, start: int, count: int, values: Array) -> None:
     job.largest = max(job.largest, np.int64(largest))
 
 
-@_compiled
+@part
 def _bfloat16_bits(x: Any) -> Any:
     """float32 bits of the bfloat16 nearest to the float32 of bits `x`, ties to even."""
     odd = np.uint32(np.uint32(x >> np.uint32(16)) & np.uint32(1))
@@ -177,7 +147,7 @@ def _bfloat16_bits(x: Any) -> Any:
     return np.uint32(rounded) if np.uint32(x & _MAGNITUDE) <= _INFINITY else _NAN
 
 
-@_compiled
+@compiled
 def combine_linear(inputs: Array, terms: Array, job: Array, start: int, stop: int) -> None:
     """Sum of coefficient * input over `terms` (none: zero), for elements [start, stop)."""
     values, result = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -197,7 +167,7 @@ def combine_linear(inputs: Array, terms: Array, job: Array, start: int, stop: in
         _store(job[0], at, count, result)
 
 
-@_compiled
+@compiled
 def combine_deltas(inputs: Array, terms: Array, job: Array, start: int, stop: int) -> None:
     """base + scale * sum of what each term keeps of its delta, for elements [start, stop)."""
     base, total = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -220,7 +190,7 @@ def combine_deltas(inputs: Array, terms: Array, job: Array, start: int, stop: in
         _store(job[0], at, count, result)
 
 
-@_compiled
+@part
 def _elect(deltas: Array, count: int, total: Array, mixed: Array) -> None:
     """Sum of the deltas that agree in sign with the total; a total of zero counts as +.
 
@@ -234,7 +204,7 @@ def _elect(deltas: Array, count: int, total: Array, mixed: Array) -> None:
             mixed[i] = mixed[i] + (delta[i] if agrees else np.float32(0))
 
 
-@_compiled
+@part
 def _divide_by_agreeing(
     terms: Array, deltas: Array, count: int, total: Array, mixed: Array
 ) -> None:
@@ -249,7 +219,7 @@ def _divide_by_agreeing(
         mixed[i] = mixed[i] / (divisor[i] if divisor[i] != 0 else np.float32(1))
 
 
-@_compiled
+@compiled
 def gram_chunks(inputs: Array, rebased: bool, start: int, stop: int, partials: Array) -> None:
     """Inner products of each chunk in [start, stop) into partials (num_chunks, K, K)."""
     num, first = len(inputs), 1 if rebased else 0
@@ -269,7 +239,7 @@ def gram_chunks(inputs: Array, rebased: bool, start: int, stop: int, partials: A
                 partials[chunk, b, a] = partials[chunk, a, b]
 
 
-@_compiled
+@part
 def _load_all(inputs: Array, rebased: bool, start: int, count: int, values: Array) -> None:
     _load(inputs[0], start, count, values[0])
     for k in range(1, len(inputs)):
@@ -279,7 +249,7 @@ def _load_all(inputs: Array, rebased: bool, start: int, count: int, values: Arra
             _load(inputs[k], start, count, values[k])
 
 
-@_compiled
+@part
 def _sum_lanes(lanes: Array) -> float:
     total = 0.0
     for lane in range(LANES):
@@ -287,7 +257,7 @@ def _sum_lanes(lanes: Array) -> float:
     return total
 
 
-@_compiled
+@part
 def _add_products(a: Array, b: Array, count: int, lanes: Array, sums: Array) -> None:
     for lane in range(LANES):
         lanes[lane] = sums[lane]
@@ -301,7 +271,7 @@ def _add_products(a: Array, b: Array, count: int, lanes: Array, sums: Array) -> 
         sums[lane] = lanes[lane]
 
 
-@_compiled
+@compiled
 def l1_chunks(inputs: Array, term: Array, start: int, stop: int, partials: Array) -> None:
     """L1 norm of the term's delta before and after dropping, per chunk (num_chunks, 2).
 
@@ -325,7 +295,7 @@ def l1_chunks(inputs: Array, term: Array, start: int, stop: int, partials: Array
             partials[chunk, j] = _sum_lanes(sums[j])
 
 
-@_compiled
+@part
 def _add_magnitudes(a: Array, count: int, lanes: Array, sums: Array) -> None:
     for lane in range(LANES):
         lanes[lane] = sums[lane]
@@ -339,7 +309,7 @@ def _add_magnitudes(a: Array, count: int, lanes: Array, sums: Array) -> None:
         sums[lane] = lanes[lane]
 
 
-@_compiled
+@compiled
 def count_magnitudes(
     inputs: Array, index: int, prefix: int, start: int, stop: int, counts: Array
 ) -> None:
@@ -359,7 +329,7 @@ def count_magnitudes(
                 counts[np.int64(size & np.uint32(0xFFFF))] += 1
 
 
-@_compiled
+@compiled
 def count_equal_chunks(
     inputs: Array, index: int, target: int, start: int, stop: int, counts: Array
 ) -> None:

@@ -1,21 +1,24 @@
-"""From a recipe to a model that runs: evaluate what the store lacks straight into its buffers."""
+"""From a recipe to a model that runs: what the store lacks is built, a few tensors at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from evoserve.merge.expression import RecipeTensors
-from evoserve.model.attention import TorchAttention
+from evoserve.model.backend import Backend
 from evoserve.model.blueprint import (
     Blueprint,
-    Placement,
-    evaluate_jobs,
     layer_blueprint,
-    tensor_blueprint,
+    table_blueprint,
+    vector_blueprint,
 )
 from evoserve.model.layer import LayerWeights
-from evoserve.model.path_model import ModelEnds, PathModel, PathParts, PathStep
+from evoserve.model.linear import Table
+from evoserve.model.parts import ModelEnds, PathParts, PathStep
+from evoserve.model.path_model import PathModel
+from evoserve.model.placement import Placement
 from evoserve.model.plan import PathPlan, plan_path
+from evoserve.model.produce import produce_weights
 from evoserve.model.store import Lease, Weight, WeightStore
 from evoserve.sources.architecture import EMBED, FINAL_NORM, LM_HEAD
 from evoserve.sources.recipe import Recipe
@@ -23,25 +26,25 @@ from evoserve.sources.vocabulary import resolve_vocabulary
 
 
 def build_model(
-    recipe: Recipe, store: WeightStore, *, device: str, dtype: torch.dtype, num_threads: int
+    recipe: Recipe, store: WeightStore, backend: Backend, *, num_threads: int
 ) -> PathModel:
     """Build `recipe`, sharing with `store` every layer and tensor that is already there.
 
-    Raises InputError subclasses (a source that is unreadable or not finite, models that do not
-    fit together, an unsupported feature) and then leaves the store as it was.
+    num_threads: for merging. Host memory beyond the weights is bounded by a few tensors, see
+    `produce_weights`. Raises InputError subclasses (a source that is unreadable or not finite,
+    models that do not fit together, an unsupported feature) and then leaves the store as it was.
     """
     plan = plan_path(recipe)
-    placement = Placement(device, dtype)
-    ends, layers = _blueprints(recipe, plan, placement)
+    ends, layers = _blueprints(recipe, plan, backend.placement)
     blueprints = {blueprint.key: blueprint for blueprint in (*ends, *layers)}
 
-    def build(missing: Sequence[str]) -> Mapping[str, Weight]:
-        return _make([blueprints[key] for key in missing], placement, num_threads)
+    def build(missing: Sequence[str]) -> dict[str, Weight]:
+        return produce_weights([blueprints[key] for key in missing], num_threads)
 
     lease = store.acquire(blueprints, build)
     try:
-        parts = _assemble(plan, lease, ends, layers, device)
-        return PathModel(parts, TorchAttention(), lease)
+        parts = _assemble(plan, lease, ends, layers, backend.placement.device)
+        return PathModel(parts, backend.make_forward(parts), lease)
     except BaseException:
         lease.release()
         raise
@@ -63,28 +66,15 @@ def _blueprints(
     recipe: Recipe, plan: PathPlan, placement: Placement
 ) -> tuple[list[Blueprint], list[Blueprint]]:
     tensors = RecipeTensors(recipe, resolve_vocabulary(recipe).rows)
+    embed, norm, head = end_tensors(recipe, plan)
     ends = [
-        tensor_blueprint(tensors, model, name, placement)
-        for model, name in end_tensors(recipe, plan)
+        table_blueprint(tensors, *embed, placement),
+        vector_blueprint(tensors, *norm, placement),
+        table_blueprint(tensors, *head, placement),
     ]
     distinct = {step.ref: step.architecture for step in plan.steps}
     layers = {ref: layer_blueprint(tensors, ref, arch, placement) for ref, arch in distinct.items()}
     return ends, [layers[step.ref] for step in plan.steps]
-
-
-def _make(
-    blueprints: Sequence[Blueprint], placement: Placement, num_threads: int
-) -> dict[str, Weight]:
-    """All at once on the CPU; for another device one by one, to hold little in host memory."""
-    size = len(blueprints) if placement.device == "cpu" else 1
-    made: dict[str, Weight] = {}
-    for start in range(0, len(blueprints), size):
-        chunk = blueprints[start : start + size]
-        drafts = [blueprint.draft() for blueprint in chunk]
-        evaluate_jobs([job for draft in drafts for job in draft.jobs], num_threads)
-        for blueprint, draft in zip(chunk, drafts, strict=True):
-            made[blueprint.key] = draft.finish(placement.device)
-    return made
 
 
 def _assemble(
@@ -94,7 +84,7 @@ def _assemble(
     layers: Sequence[Blueprint],
     device: str,
 ) -> PathParts:
-    embed, norm, head = (_tensor(lease.get(blueprint.key)) for blueprint in ends)
+    embed, norm, head = (lease.get(blueprint.key) for blueprint in ends)
     steps = [
         PathStep(
             _layer(lease.get(blueprint.key)),
@@ -108,20 +98,26 @@ def _assemble(
     return PathParts(
         plan.embed,
         tuple(steps),
-        ModelEnds(embed, norm, plan.head.rms_norm_eps, head),
+        ModelEnds(_table(embed).embed, _tensor(norm), plan.head.rms_norm_eps, _table(head).head),
         tuple(rope.to(device) for rope in plan.ropes),
         plan.target,
         plan.max_model_len,
     )
 
 
+def _table(weight: Weight) -> Table:
+    if not isinstance(weight, Table):
+        raise TypeError("no table is stored under a table's key")
+    return weight
+
+
 def _tensor(weight: Weight) -> torch.Tensor:
     if not isinstance(weight, torch.Tensor):
-        raise TypeError("a layer is stored under a tensor's key")
+        raise TypeError("no tensor is stored under a tensor's key")
     return weight
 
 
 def _layer(weight: Weight) -> LayerWeights:
     if not isinstance(weight, LayerWeights):
-        raise TypeError("a tensor is stored under a layer's key")
+        raise TypeError("no layer is stored under a layer's key")
     return weight

@@ -7,6 +7,7 @@ import torch
 
 from evoserve.merge.expression import Expression, Leaf, RecipeTensors
 from evoserve.model.build import end_tensors
+from evoserve.model.placement import Placement, Quantization, matrix_bytes
 from evoserve.model.plan import PathPlan, plan_path
 from evoserve.sources.architecture import layer_name, layer_shapes
 from evoserve.sources.recipe import Recipe
@@ -29,11 +30,20 @@ class Estimate:
     build_s: float
 
 
-def estimate(recipe: Recipe, *, dtype: torch.dtype, num_threads: int) -> Estimate:
-    """Predict for weights and KV cache in `dtype`; num_threads 0 counts as all of torch's.
+def estimate(
+    recipe: Recipe,
+    *,
+    dtype: torch.dtype,
+    num_threads: int,
+    quantization: Quantization | None = None,
+    is_packed: bool = False,
+) -> Estimate:
+    """Predict for activations and KV cache in `dtype`; num_threads 0 counts as all of torch's.
 
+    quantization, is_packed: how matrices are stored, see `Placement`.
     Reads headers and tokenizers only. Raises what building would: InputError subclasses.
     """
+    placement = Placement("cpu", dtype, quantization, is_packed)
     plan = plan_path(recipe)
     vocabulary = resolve_vocabulary(recipe)
     tensors = RecipeTensors(recipe, vocabulary.rows)
@@ -45,8 +55,8 @@ def estimate(recipe: Recipe, *, dtype: torch.dtype, num_threads: int) -> Estimat
     return Estimate(
         num_steps=len(plan.steps),
         num_layers=len({step.ref for step in plan.steps}),
-        weight_bytes=sum(_num_elements(each) for each in used.values()) * dtype.itemsize,
-        kv_bytes_per_token=2 * len(plan.steps) * heads * dtype.itemsize,
+        weight_bytes=sum(_placed_bytes(each, placement) for each in used.values()),
+        kv_bytes_per_token=2 * len(plan.steps) * heads * placement.dtype.itemsize,
         read_bytes=read_bytes,
         build_s=read_bytes / (BYTES_PER_THREAD_SECOND * threads),
     )
@@ -66,6 +76,12 @@ def _leaves(expressions: Iterable[Expression]) -> Iterator[Expression]:
             yield expression
         else:
             yield from _leaves(expression.node.inputs)
+
+
+def _placed_bytes(expression: Expression, placement: Placement) -> int:
+    if len(expression.shape) == 2:
+        return matrix_bytes(*expression.shape, expression.node.dtype, placement)
+    return _num_elements(expression) * placement.dtype.itemsize
 
 
 def _num_elements(expression: Expression) -> int:

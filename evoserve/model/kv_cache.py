@@ -1,12 +1,32 @@
 """The paged KV cache: one slot per token and path step, so a repeated layer has several."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 
+class KVCache(Protocol):
+    """What everybody may know of a cache; its layout is between it and what fills it."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of `block_size` tokens."""
+        ...
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes over all path steps."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class KVCache:
+class SlotCache:
     """data: (num_steps, num_blocks * block_size, 2, num_kv_heads, head_dim), uninitialised.
 
     Keys and values of a token lie side by side, so that one copy writes both and one gather

@@ -1,4 +1,4 @@
-"""The seam for matrix products: today plain F.linear; quantised or re-laid-out weights fit here."""
+"""The seams for matrix products and lookups; `evoserve.model.placement` picks what stands there."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +14,11 @@ class Linear(Protocol):
     """y = x W^T + b of one (maybe fused) projection."""
 
     @property
+    def num_out(self) -> int:
+        """Columns of the result."""
+        ...
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of weight and bias."""
         ...
@@ -23,12 +28,42 @@ class Linear(Protocol):
         ...
 
 
+class Embedding(Protocol):
+    """Rows of a vocabulary table."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the table."""
+        ...
+
+    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(num_tokens,) -> (num_tokens, hidden_size), in the dtype of the activations."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A vocabulary table, to look up and to multiply by: a tied head is its embedding's storage.
+
+    num_bytes: of both, what they share counted once.
+    """
+
+    embed: Embedding
+    head: Linear
+    num_bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class DenseLinear:
     """weight (num_out, num_in) and bias (num_out,) in the dtype of the activations."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
+
+    @property
+    def num_out(self) -> int:
+        """Rows of the weight."""
+        return self.weight.shape[0]
 
     @property
     def num_bytes(self) -> int:
@@ -40,6 +75,22 @@ class DenseLinear:
         if _is_weight_left_faster(inputs):
             return _weight_left(inputs, self.weight, self.bias)
         return functional.linear(inputs, self.weight, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseEmbedding:
+    """weight (num_rows, hidden_size) in the dtype of the activations."""
+
+    weight: torch.Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the table."""
+        return self.weight.nbytes
+
+    def __call__(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(num_tokens,) -> (num_tokens, hidden_size), new memory."""
+        return functional.embedding(token_ids, self.weight)
 
 
 def _is_weight_left_faster(inputs: torch.Tensor) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from evoserve.model.layer import LayerWeights
+from evoserve.model.linear import Table
 
-Weight = LayerWeights | torch.Tensor
+Weight = LayerWeights | Table | torch.Tensor
 
 
 class WeightStore:
@@ -112,6 +113,11 @@ class Lease:
     keys: tuple[str, ...]
     is_released: bool = False
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of what it holds, whoever shares it."""
+        return sum(weight_bytes(self.get(key)) for key in self.keys)
+
     def get(self, key: str) -> Weight:
         """The weight of one of the keys."""
         return self.store.get(key)
@@ -124,5 +130,5 @@ class Lease:
 
 
 def weight_bytes(weight: Weight) -> int:
-    """Bytes of a tensor or of a layer."""
+    """Bytes of a tensor, a table or a layer."""
     return weight.nbytes if isinstance(weight, torch.Tensor) else weight.num_bytes

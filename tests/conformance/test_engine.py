@@ -21,9 +21,19 @@ from evoserve.engine.protocol import (
 from evoserve.engine.torch_engine import TorchEngine
 from evoserve.errors import ContextLengthError, RequestError, UnknownModel
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"torch": TorchEngine}
+ENGINES: dict[str, Callable[[Settings], Engine]] = {
+    "torch": TorchEngine,
+    "torch-eager": lambda settings: TorchEngine(
+        settings.model_copy(update={"enforce_eager": True})
+    ),
+}
+QUANTIZED: dict[str, Callable[[Settings], Engine]] = {
+    "torch-int8": lambda settings: TorchEngine(
+        settings.model_copy(update={"quantization": "int8"})
+    ),
+}
 EOS = 96
-SMALLEST_POOL = 2**16
+SMALLEST_POOL = 2**17
 
 _CLIENTS = count()
 
@@ -49,10 +59,19 @@ def settings_of(**changes: object) -> Settings:
 @pytest.fixture(params=sorted(ENGINES))
 def running(request: pytest.FixtureRequest) -> MakeEngine:
     """An async context manager: an engine with the given settings, closed at the end."""
+    return runner_of(ENGINES[request.param])
 
+
+@pytest.fixture(params=sorted(ENGINES | QUANTIZED))
+def running_any(request: pytest.FixtureRequest) -> MakeEngine:
+    """`running`, with engines too whose tokens are not those of transformers."""
+    return runner_of((ENGINES | QUANTIZED)[request.param])
+
+
+def runner_of(make: Callable[[Settings], Engine]) -> MakeEngine:
     @asynccontextmanager
     async def run(**changes: object) -> AsyncIterator[Engine]:
-        engine = ENGINES[request.param](settings_of(**changes))
+        engine = make(settings_of(**changes))
         try:
             yield engine
         finally:
@@ -146,7 +165,7 @@ class TestGreedy:
     @pytest.mark.parametrize("name", ["a", "path"])
     async def test_batches_chunks_preemption_and_cache_change_no_token(
         self,
-        running: MakeEngine,
+        running_any: MakeEngine,
         zoo: Any,
         draw_prompt: Draw,
         changes: dict[str, object],
@@ -154,10 +173,10 @@ class TestGreedy:
     ) -> None:
         common = draw_prompt(0, 16)
         prompts = [draw_prompt(1, 3), common, [*common, 5], draw_prompt(2, 27), [*common, 6, 7]]
-        async with running(enable_prefix_caching=False) as engine:
+        async with running_any(enable_prefix_caching=False) as engine:
             client = await client_of(engine, zoo, name)
             alone = [await client.tokens(prompt, 20) for prompt in prompts]
-        async with running(**changes) as engine:
+        async with running_any(**changes) as engine:
             client = await client_of(engine, zoo, name)
             assert await client.many(prompts, 20) == alone
             assert await client.many(prompts[::-1], 20) == alone[::-1]

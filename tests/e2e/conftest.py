@@ -14,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evoserve.api.registry import Registry, describe
+from evoserve.api.server import run as run_loop
 from evoserve.api.server import serve
 from evoserve.config import Settings
 from evoserve.engine.torch_engine import TorchEngine
@@ -91,11 +92,11 @@ def start(folder: Path, settings: Settings) -> Iterator[Live]:
             ports.append(port)
             is_bound.set()
 
-        await serve(settings, engine, registry, on_bound=on_bound, drain_s=5)
+        await serve(settings, engine, registry, on_bound=on_bound)
 
     def run() -> None:
         try:
-            asyncio.run(main())
+            run_loop(main())
         except asyncio.CancelledError:
             pass
         finally:
@@ -136,5 +137,12 @@ def locked(folder: Path) -> Iterator[Live]:
 
 
 def _settings(**given: object) -> Settings:
-    values = {"port": 0, "threads": 1, "dtype": "float32", "kv_cache_bytes": 8 * 2**20, **given}
+    values = {
+        "port": 0,
+        "drain_s": 5.0,
+        "threads": 1,
+        "dtype": "float32",
+        "kv_cache_bytes": 8 * 2**20,
+        **given,
+    }
     return Settings(**values)  # type: ignore[arg-type]

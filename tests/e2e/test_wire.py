@@ -84,6 +84,21 @@ def test_the_stream_is_server_sent_events(live) -> None:
     assert {chunk["object"] for chunk in parsed} == {"chat.completion.chunk"}
 
 
+@pytest.mark.parametrize("is_trailer", [False, True])
+def test_a_head_without_end_is_cut_off(live, is_trailer: bool) -> None:
+    line = b"X-Fill: " + b"a" * 1000 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as sock:
+        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n".encode())
+        if is_trailer:
+            sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n0\r\n")
+        with pytest.raises(OSError):  # the other side has closed
+            sock.sendall(line * 16_000)
+
+
+def test_a_long_head_is_taken(live) -> None:
+    assert httpx.get(f"{live.url}/health", headers={"X-Fill": "a" * 50_000}).status_code == 200
+
+
 def unchunk(raw: bytes) -> bytes:
     """The body of a chunked answer."""
     body = b""
@@ -112,10 +127,10 @@ def num_aborted(url: str) -> float:
 
 
 CHILD = """
-import asyncio, sys
+import sys
 from pathlib import Path
 from evoserve.api.registry import Registry, describe
-from evoserve.api.server import serve
+from evoserve.api.server import run, serve
 from evoserve.config import Settings
 from evoserve.engine.torch_engine import TorchEngine
 from evoserve.manifest.load import build_manifest
@@ -124,17 +139,17 @@ from evoserve.sources.recipe import Recipe
 
 async def main():
     folder, drain_s = Path(sys.argv[1]), int(sys.argv[2])
-    settings = Settings(port=0, threads=1)
+    settings = Settings(port=0, threads=1, drain_s=drain_s)
     source = {"base": {"model": str(folder)}}
     manifest = build_manifest({"format": "evoserve/1", "name": "tiny", "sources": source})
     recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
     engine, registry = TorchEngine(settings), Registry()
     registry.add(describe(recipe, await engine.load(recipe)))
-    await serve(settings, engine, registry, drain_s=drain_s,
+    await serve(settings, engine, registry,
                 on_bound=lambda port: print(port, flush=True))
     print("closed", flush=True)
 
-asyncio.run(main())
+run(main())
 """
 
 

@@ -59,8 +59,9 @@ def test_a_scaled_path_with_repeats_is_the_model_unrolled_by_hand(
 def test_half_precision_stays_close_to_transformers(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = lab.make_checkpoint(tmp_path / "a", **lab.FAMILY_CASES["qwen3"])
     ids = lab.random_ids(24)
+    backend = lab.torch_backend("cpu", dtype)
     model = lab.build_model(
-        lab.open_recipe({"a": folder}), lab.WeightStore(), device="cpu", dtype=dtype, num_threads=1
+        lab.open_recipe({"a": folder}), lab.WeightStore(), backend, num_threads=1
     )
     with torch.no_grad():
         theirs = lab.load_reference(folder).to(dtype)(torch.tensor([ids])).logits[0].float()

@@ -138,6 +138,17 @@ def test_whole_characters_come_at_once_and_partial_ones_wait() -> None:
     assert stream.flush() == "�"
 
 
+@given(st.text(st.characters(max_codepoint=0x160) | st.sampled_from("Ġ日\ufffd😀"), max_size=4))
+def test_byte_level_pieces_are_bytes_or_their_own_text(piece: str) -> None:
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in plain]
+    table = {chr(value): value for value in plain}
+    table |= {chr(256 + index): value for index, value in enumerate(others)}
+    is_known = all(char in table for char in piece)
+    spelled = bytes(table[char] for char in piece) if is_known else piece.encode()
+    assert byte_level_bytes(piece) == spelled
+
+
 def test_token_bytes_join_to_the_text() -> None:
     for kind in ("byte_level", "byte_fallback"):
         tokenizer = KINDS[kind]

@@ -23,6 +23,7 @@ from evoserve.engine.protocol import (
     TokenEvent,
 )
 from evoserve.errors import CapacityError
+from evoserve.lifecycle.lifecycle import Lifecycle
 from evoserve.manifest.parts import GenerationSpec
 from evoserve.sources.recipe import Recipe
 from evoserve.text_stream import byte_level_bytes
@@ -102,7 +103,9 @@ def make_service(served: ServedRecipe) -> Callable[[Plan], Service]:
         engine = ScriptEngine(plan, capacity)
         registry = Registry()
         registry.add(served)
-        return Service(Settings(), engine, registry, Metrics(engine), lambda: False)
+        settings = Settings()
+        lifecycle = Lifecycle(settings, engine, registry)
+        return Service(settings, engine, registry, Metrics(engine), lambda: False, lifecycle)
 
     return make
 

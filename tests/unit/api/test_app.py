@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evoserve.api.app import create_app
 from evoserve.api.chat import CHAT
+from evoserve.api.drain import Drain
 from evoserve.api.generate import Generation
 from evoserve.api.registry import Registry
 from evoserve.api.schemas import ChatBody, CompletionBody
@@ -37,11 +38,12 @@ async def fail(request: GenerationRequest) -> AsyncIterator[TokenEvent]:
 
 @pytest.fixture
 def make_client(make_service):
-    def make(plan, capacity=64, is_draining=lambda: False, **settings):
+    def make(plan, capacity=64, is_draining=False, **settings):
         service = make_service(plan, capacity)
-        app = create_app(
-            Settings(**settings), service.engine, service.registry, is_draining=is_draining
-        )
+        drain = Drain()
+        app = create_app(Settings(**settings), service.engine, service.registry, drain=drain)
+        if is_draining:
+            drain.begin()
         return TestClient(app, raise_server_exceptions=False)
 
     return make
@@ -81,9 +83,9 @@ def test_an_error_in_a_stream_is_its_last_event(make_client) -> None:
 
 def test_ready_tells_draining(make_client) -> None:
     assert make_client(say_ok).get("/ready").status_code == 200
-    answer = make_client(say_ok, is_draining=lambda: True).get("/ready")
+    answer = make_client(say_ok, is_draining=True).get("/ready")
     assert (answer.status_code, answer.json()) == (503, {"status": "draining"})
-    assert make_client(say_ok, is_draining=lambda: True).get("/health").status_code == 200
+    assert make_client(say_ok, is_draining=True).get("/health").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ def test_a_completion_goes_on_in_the_text_of_its_prompt(make_service, served) ->
 
     async def scenario() -> str:
         service = make_service(plan)
-        service.registry.add(replace(served, tokenizer=blanks))
         body = CompletionBody(model="toy", prompt=[0])
-        generation = Generation(service, await prepare_completion(service, body))
+        call = await prepare_completion(service, body, replace(served, tokenizer=blanks))
+        generation = Generation(service, call)
         return "".join([p.text async for batch in generation.batches() for p in batch])
 
     assert asyncio.run(scenario()) == " b"

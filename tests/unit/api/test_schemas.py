@@ -7,9 +7,11 @@ from typing import get_type_hints
 import pytest
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params as response_params
 from pydantic import ValidationError
 
 from evoserve.api.errors import invalid_body
+from evoserve.api.response_schemas import ResponsesBody
 from evoserve.api.schemas import Body, ChatBody, CompletionBody
 from evoserve.errors import RequestError
 
@@ -32,6 +34,7 @@ def chat(**fields: object) -> str:
     [
         (ChatBody, chat_params.CompletionCreateParamsBase),
         (CompletionBody, completion_params.CompletionCreateParamsBase),
+        (ResponsesBody, response_params.ResponseCreateParamsBase),
     ],
 )
 def test_every_field_of_openai_is_known_and_documented(kind: type[Body], params: type) -> None:
@@ -86,14 +89,23 @@ def test_every_field_of_openai_is_known_and_documented(kind: type[Body], params:
         ),
         (
             {"messages": [{"role": "assistant", "content": "a", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
-            "unsupported_parameter",
+            "messages[0].tool_calls[0].id",
+            "missing_required_parameter",
         ),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
-        ({"functions": [{}]}, "functions", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
-        ({"store": True}, "store", "unsupported_parameter"),
+        (
+            {"tools": [{"type": "function"}]},
+            "tools[0].function",
+            "missing_required_parameter",
+        ),
+        ({"tool_choice": "any"}, "tool_choice", "unsupported_parameter"),
+        ({"function_call": "auto"}, "function_call", "unsupported_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+            "response_format.json_schema.name",
+            "invalid_value",
+        ),
+        ({"moderation": {"policy": {"mode": "block"}}}, "moderation", "unsupported_parameter"),
         ({"service_tier": "flex"}, "service_tier", "unsupported_parameter"),
         ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "unsupported_parameter"),

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from evoserve import __version__
-from evoserve.api.server import DRAIN_S
 from evoserve.config import Settings, load_settings
 
 ROOT = Path(__file__).parents[3]
@@ -206,7 +205,7 @@ def test_the_image_carries_its_version_and_no_secret() -> None:
 
 def test_stopping_leaves_time_to_drain() -> None:
     grace = COMPOSE["services"]["server"]["stop_grace_period"]
-    assert int(grace.removesuffix("s")) > DRAIN_S
+    assert int(grace.removesuffix("s")) > Settings().drain_s
 
 
 def test_every_service_is_hardened_and_stays_on_this_machine() -> None:

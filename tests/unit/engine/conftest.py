@@ -14,7 +14,7 @@ from evoserve.engine.scheduler import Counters
 from evoserve.engine.sequence import Sequence as Generation
 from evoserve.manifest.load import build_manifest
 from evoserve.model.batch import ForwardBatch
-from evoserve.model.kv_cache import KVCache
+from evoserve.model.kv_cache import KVCache, SlotCache
 from evoserve.model.store import Lease, WeightStore
 from evoserve.sources.architecture import parse_architecture
 from evoserve.sources.checkpoint import Checkpoint, SafetensorsReader
@@ -51,7 +51,7 @@ class ToyModel:
         return block_size * 2 * 4
 
     def new_kv_cache(self, num_blocks: int, block_size: int) -> KVCache:
-        return KVCache(torch.full((1, num_blocks * block_size, 2, 1, 1), -1.0), block_size)
+        return SlotCache(torch.full((1, num_blocks * block_size, 2, 1, 1), -1.0), block_size)
 
     def forward(self, batch: ForwardBatch, kv_cache: KVCache) -> torch.Tensor:
         self.before_forward(batch)

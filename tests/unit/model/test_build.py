@@ -99,7 +99,7 @@ def test_dtypes_do_not_share(folders: dict[str, Path]) -> None:
     store = lab.WeightStore()
     recipe = lab.open_recipe({"a": folders["a"]})
     full = lab.build(recipe, store)
-    half = lab.build_model(recipe, store, device="cpu", dtype=torch.bfloat16, num_threads=2)
+    half = lab.build_model(recipe, store, lab.torch_backend("cpu", torch.bfloat16), num_threads=2)
     assert half.dtype == torch.bfloat16
     assert half.weight_bytes * 2 == full.weight_bytes
     assert store.num_bytes == full.weight_bytes + half.weight_bytes

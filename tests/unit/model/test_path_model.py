@@ -11,15 +11,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-CASES = ["llama", "mistral-window", "qwen2-window", "qwen3"]
+from evoserve.model.backend import compiled_backend
+from evoserve.model.kv_cache import SlotCache
+
+FAMILIES = ["llama", "mistral-window", "qwen2-window", "qwen3"]
+CASES = [f"{family}{kernels}" for family in FAMILIES for kernels in ("", "+cpu")]
 
 
 @cache
 def built(case: str) -> lab.PathModel:
-    folder = lab.make_checkpoint(Path(mkdtemp()), seed=9, **lab.FAMILY_CASES[case])
+    family, _, kernels = case.partition("+")
+    folder = lab.make_checkpoint(Path(mkdtemp()), seed=9, **lab.FAMILY_CASES[family])
     scaling = {"per_hop": [0.9, 1.1, 0.8, -1.0, 1.2, 1.0]}
     path = ["a[0:3]", "a[1]", "a[2:4]"]
-    return lab.build(lab.open_recipe({"a": folder}, path=path, scaling=scaling))
+    recipe = lab.open_recipe({"a": folder}, path=path, scaling=scaling)
+    return lab.build(recipe, backend=compiled_backend(2) if kernels else None)
 
 
 @given(
@@ -60,8 +66,9 @@ def test_decodes_of_very_different_length_do_not_disturb_each_other(case: str) -
         torch.testing.assert_close(logits[0], lab.all_logits(model, ids)[-1], atol=1e-4, rtol=1e-4)
 
 
-def test_only_the_asked_rows_come_back_in_float32() -> None:
-    model = built("llama")
+@pytest.mark.parametrize("case", ["llama", "llama+cpu"])
+def test_only_the_asked_rows_come_back_in_float32(case: str) -> None:
+    model = built(case)
     ids = lab.random_ids(6)
     whole = lab.all_logits(model, ids)
     batch = lab.single_batch(ids, rows=[4, 1])
@@ -73,22 +80,29 @@ def test_only_the_asked_rows_come_back_in_float32() -> None:
     assert model.forward(none, model.new_kv_cache(8, lab.BLOCK_SIZE)).shape[0] == 0
 
 
-def test_sizes_are_what_they_say() -> None:
-    model = built("qwen3")
+@pytest.mark.parametrize("case", ["qwen3", "qwen3+cpu"])
+def test_sizes_are_what_they_say(case: str) -> None:
+    model = built(case)
     cache = model.new_kv_cache(5, 4)
     assert (model.num_steps, model.num_layers) == (6, 4)
     assert (cache.num_blocks, cache.block_size) == (5, 4)
     assert cache.num_bytes == 5 * model.kv_bytes_per_block(4)
-    assert cache.keys(3).shape == (5, 4, 2, 24)
-    assert cache.values(3).data_ptr() != cache.keys(3).data_ptr()
     assert model.max_model_len == 256
 
 
-def test_every_step_has_kv_slots_of_its_own() -> None:
-    model = built("llama")
+def test_keys_and_values_of_a_slot_cache() -> None:
+    cache = built("qwen3").new_kv_cache(5, 4)
+    assert isinstance(cache, SlotCache)
+    assert cache.keys(3).shape == (5, 4, 2, 24)
+    assert cache.values(3).data_ptr() != cache.keys(3).data_ptr()
+
+
+@pytest.mark.parametrize("case", ["llama", "llama+cpu"])
+def test_every_step_has_kv_slots_of_its_own(case: str) -> None:
+    model = built(case)
     cache = model.new_kv_cache(4, lab.BLOCK_SIZE)
-    cache.data.zero_()
+    data = lab.cache_data(cache).zero_()
     model.forward(lab.single_batch(lab.random_ids(5), rows=[4]), cache)
-    first, repeat = cache.slots(1)[:5], cache.slots(3)[:5]
+    first, repeat = data[1], data[3]
     assert first.abs().sum() > 0
     assert not torch.allclose(first, repeat)

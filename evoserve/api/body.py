@@ -1,0 +1,60 @@
+"""Bodies of requests: read no further than the limit, of the type they say, checked."""
+
+from collections.abc import Collection
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from evoserve.api.errors import invalid_body
+from evoserve.api.schemas import Body
+from evoserve.api.service import service_of
+from evoserve.errors import RequestError
+
+JSON = ("application/json",)
+
+_Body = TypeVar("_Body", bound=Body)
+
+
+async def read_body(request: Request, kind: type[_Body]) -> _Body:
+    """The checked JSON body. Raises RequestError, and HTTPException 413 and 415."""
+    try:
+        return kind.model_validate_json(await read_raw(request, JSON))
+    except ValidationError as error:
+        raise invalid_body(error) from None
+
+
+async def read_raw(request: Request, allowed: Collection[str]) -> bytearray:
+    """The body's bytes. Raises HTTPException 413 if they are too many, 415 for another type."""
+    limit = service_of(request).settings.max_body_bytes
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in allowed:
+        raise HTTPException(415, f"Content-Type '{media:.80}' must be {' or '.join(allowed)}.")
+    declared = request.headers.get("content-length", "")
+    raw = bytearray()
+    if not (declared.isdecimal() and int(declared) > limit):
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > limit:
+                break
+        else:
+            return raw
+    raise HTTPException(413, f"The body of the request is larger than {limit} bytes.")
+
+
+def has_body(request: Request) -> bool:
+    """Has the client announced a body?"""
+    headers = request.headers
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def read_flag(request: Request, name: str, default: bool) -> bool:
+    """A query parameter that is true or false. Raises RequestError for anything else."""
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    if value not in ("true", "false"):
+        message = f"Invalid '{name}': must be true or false (got '{value:.40}')."
+        raise RequestError(message, param=name, code="invalid_value")
+    return value == "true"

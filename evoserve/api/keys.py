@@ -1,0 +1,88 @@
+"""Who may ask: the key of the models, and the other one, of those who change what is served."""
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from evoserve.api.record import current_record
+from evoserve.api.service import service_of
+
+
+async def check_key(request: Request) -> None:
+    """Raises HTTPException 401 unless the bearer token is one of the keys, if there are any."""
+    keys = service_of(request).keys
+    if keys.is_open:
+        return
+    name = keys.find(_bearer(request))
+    if name is None:
+        raise _refusal("API")
+    current_record().key_name = name
+
+
+async def check_rate(request: Request) -> None:
+    """Count a request that asks for work, after its key is known. Raises RateLimited."""
+    if request.method == "POST":
+        service_of(request).rates.take_request(current_record())
+
+
+async def check_scraper(request: Request) -> None:
+    """At /metrics: as `check_key` if that is wanted."""
+    if service_of(request).settings.guard_metrics:
+        await check_key(request)
+
+
+async def check_admin(request: Request) -> None:
+    """Raises HTTPException 401 without the admin key; 403 where there is none to send.
+
+    Without an admin key a server that listens on loopback alone takes changes from this machine,
+    with the API key if it has one, but not from web pages that a browser shows here.
+    """
+    settings = service_of(request).settings
+    if settings.admin_key is not None:
+        if not hmac.compare_digest(_bearer(request), settings.admin_key.encode()):
+            raise _refusal("admin")
+        current_record().key_name = "admin"
+        return
+    if not is_loopback(settings.host):
+        raise HTTPException(
+            403,
+            "Recipes and aliases cannot be managed here: the server listens on "
+            f"'{settings.host}' and has no admin key (EVOSERVE_ADMIN_KEY).",
+        )
+    _check_local(request)
+    await check_key(request)
+
+
+def is_loopback(host: str) -> bool:
+    """Does the address, or the name localhost, lead to this machine alone?"""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_local(request: Request) -> None:
+    """Browsers name the page's origin and the host they were told; foreign ones are refused."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        raise HTTPException(403, f"Host '{host:.80}' is not this machine; set an admin key.")
+    if origin is not None and urlsplit(origin).netloc != host:
+        raise HTTPException(403, f"Origin '{origin:.80}' may not manage recipes; set an admin key.")
+
+
+def _bearer(request: Request) -> bytes:
+    """The token, empty if there is none. Headers are bytes that were read as Latin-1."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
+
+
+def _refusal(kind: str) -> HTTPException:
+    return HTTPException(
+        401,
+        f"Incorrect {kind} key provided; send 'Authorization: Bearer KEY'.",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

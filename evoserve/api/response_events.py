@@ -1,0 +1,172 @@
+"""Events of /v1/responses, in OpenAI's names and order, and the answer they add up to."""
+
+import copy
+from collections.abc import AsyncIterator
+from typing import Any
+
+from evoserve.api.chat import scored
+from evoserve.api.choice import Call, Piece
+from evoserve.api.errors import error_answer, log_internal, status_of
+from evoserve.api.generate import Generation
+from evoserve.api.schemas import Usage
+from evoserve.api.stream import KEEP_ALIVE, KEEP_ALIVE_S, encode_json
+from evoserve.api.tool_text import ToolCall
+from evoserve.errors import EngineError
+
+Event = dict[str, Any]
+Item = dict[str, Any]
+
+
+class Story:
+    """A response while it comes: every piece adds events, and to `answer`.
+
+    Text makes a message, and a call ends it, so that the items stand in the order of the text.
+    """
+
+    def __init__(self, call: Call, envelope: dict[str, Any]) -> None:
+        """`envelope` is the answer before anything came."""
+        self.answer = copy.deepcopy(envelope)
+        self._tag = call.id.rpartition("-")[2]
+        self._has_logprobs = call.jobs[0].params.logprobs is not None
+        self._message: Item | None = None
+
+    def begin(self) -> list[Event]:
+        """The first two events."""
+        kinds = ("response.created", "response.in_progress")
+        return [{"type": kind, "response": copy.deepcopy(self.answer)} for kind in kinds]
+
+    def push(self, piece: Piece) -> list[Event]:
+        """What a piece adds."""
+        events: list[Event] = []
+        if piece.text or piece.tokens:
+            events += self._say(piece)
+        for call in piece.calls:
+            events += [*self._end_message("completed"), *self._call(call)]
+        return events
+
+    def end(self, finish_reason: str | None, usage: Usage) -> list[Event]:
+        """The last events; the answer is complete."""
+        events: list[Event] = []
+        if not self.answer["output"]:
+            events += self._begin_message()
+        is_cut = finish_reason == "length"
+        status = "incomplete" if is_cut else "completed"
+        events += self._end_message(status)
+        self.answer["status"] = status
+        if is_cut:
+            self.answer["incomplete_details"] = {"reason": "max_output_tokens"}
+        self.answer["usage"] = _usage(usage)
+        return [*events, {"type": f"response.{status}", "response": self.answer}]
+
+    def _say(self, piece: Piece) -> list[Event]:
+        events = [] if self._message else self._begin_message()
+        part = self._part()
+        logprobs = [scored(token) for token in piece.tokens] if self._has_logprobs else []
+        part["text"] += piece.text
+        part["logprobs"] += logprobs
+        delta = {"delta": piece.text, "logprobs": logprobs}
+        return [*events, {"type": "response.output_text.delta", **self._place(), **delta}]
+
+    def _begin_message(self) -> list[Event]:
+        item = self._new_item("msg", {"type": "message", "role": "assistant", "content": []})
+        added = self._item_event("added", item)
+        self._message = item
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        item["content"].append(part)
+        kind = "response.content_part.added"
+        return [added, {"type": kind, **self._place(), "part": copy.deepcopy(part)}]
+
+    def _end_message(self, status: str) -> list[Event]:
+        item = self._message
+        if item is None:
+            return []
+        part, place = self._part(), self._place()
+        item["status"], self._message = status, None
+        done = {"text": part["text"], "logprobs": part["logprobs"]}
+        return [
+            {"type": "response.output_text.done", **place, **done},
+            {"type": "response.content_part.done", **place, "part": part},
+            self._item_event("done", item),
+        ]
+
+    def _call(self, call: ToolCall) -> list[Event]:
+        fields = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": ""}
+        item = self._new_item("fc", fields)
+        added = self._item_event("added", item)
+        place = {"item_id": item["id"], "output_index": len(self.answer["output"]) - 1}
+        item["arguments"], item["status"] = call.arguments, "completed"
+        kind = "response.function_call_arguments"
+        return [
+            added,
+            {"type": f"{kind}.delta", **place, "delta": call.arguments},
+            {"type": f"{kind}.done", **place, "name": call.name, "arguments": call.arguments},
+            self._item_event("done", item),
+        ]
+
+    def _new_item(self, prefix: str, fields: Item) -> Item:
+        output: list[Item] = self.answer["output"]
+        item = {"id": f"{prefix}_{self._tag}_{len(output)}", "status": "in_progress", **fields}
+        output.append(item)
+        return item
+
+    def _item_event(self, kind: str, item: Item) -> Event:
+        index = len(self.answer["output"]) - 1
+        copied = copy.deepcopy(item)
+        return {"type": f"response.output_item.{kind}", "output_index": index, "item": copied}
+
+    def _part(self) -> Item:
+        part: Item = self._open()["content"][0]
+        return part
+
+    def _place(self) -> dict[str, Any]:
+        index = len(self.answer["output"]) - 1
+        return {"item_id": self._open()["id"], "output_index": index, "content_index": 0}
+
+    def _open(self) -> Item:
+        if self._message is None:
+            raise EngineError("no message of the response is open")
+        return self._message
+
+
+async def response_events(
+    generation: Generation, story: Story, *, keep_alive_s: float = KEEP_ALIVE_S
+) -> AsyncIterator[bytes]:
+    """The events of a streamed response; an error becomes the last one."""
+    number, finish_reason = 0, None
+
+    def encode(events: list[Event]) -> bytes:
+        nonlocal number
+        lines = []
+        for event in events:
+            body = encode_json({**event, "sequence_number": number})
+            lines.append(f"event: {event['type']}\ndata: {body}\n\n")
+            number += 1
+        return "".join(lines).encode()
+
+    yield encode(story.begin())
+    try:
+        async for pieces in generation.batches(keep_alive_s):
+            for piece in pieces:
+                finish_reason = piece.finish_reason or finish_reason
+            events = [event for piece in pieces for event in story.push(piece)]
+            yield encode(events) or KEEP_ALIVE
+        yield encode(story.end(finish_reason, generation.usage()))
+    except Exception as error:  # the status line has gone out: tell the client in the stream
+        if status_of(error) == 500:
+            log_internal(error)
+        detail = error_answer(error)["error"]
+        told = {"code": detail["code"], "message": detail["message"], "param": detail["param"]}
+        yield encode([{"type": "error", **told}])
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            "cache_write_tokens": 0,
+        },
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage["total_tokens"],
+    }

@@ -1,0 +1,214 @@
+// Chat with one recipe, or with two that answer the same messages side by side.
+
+import { ask, streamJson } from "./client.js";
+import { byId, h, plain, put, setText } from "./dom.js";
+
+const SIDES = ["left", "right"];
+const MAX_SAID = 600;
+
+/** Wire the chat's view; gives `refreshNames` and `choose`. */
+export function startChat(page) {
+  const panes = SIDES.map((side) => buildPane(side));
+  let running = null;
+  put(byId("panes"), ...panes.map((pane) => pane.root));
+  showPanes();
+
+  byId("two").addEventListener("change", showPanes);
+  byId("clear").addEventListener("click", () => {
+    running?.abort();
+    panes.forEach(clear);
+    page.say("New conversation.");
+    byId("prompt").focus();
+  });
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("composer").addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  byId("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    send();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !byId("keys").open) running?.abort();
+  });
+
+  function shown() {
+    return byId("two").checked ? panes : panes.slice(0, 1);
+  }
+
+  function showPanes() {
+    panes[1].root.hidden = !byId("two").checked;
+    byId("panes").classList.toggle("double", byId("two").checked);
+  }
+
+  async function send() {
+    const text = byId("prompt").value;
+    if (running || !text.trim() || !byId("composer").reportValidity()) return;
+    const sampling = readSampling();
+    if (sampling === null) return;
+    page.report(null);
+    running = new AbortController();
+    byId("prompt").value = "";
+    setBusy(true);
+    try {
+      await Promise.all(shown().map((pane) => answer(page, pane, text, sampling, running.signal)));
+    } finally {
+      running = null;
+      setBusy(false);
+    }
+  }
+
+  return {
+    async refreshNames() {
+      try {
+        const names = (await ask("v1/models")).data.map((model) => model.id);
+        panes.forEach((pane, index) => offer(pane.select, names, index));
+      } catch (error) {
+        page.report(error);
+      }
+    },
+    choose(id) {
+      addOption(panes[0].select, id);
+      panes[0].select.value = id;
+    },
+  };
+}
+
+/** What the controls say; null if one of them holds what it may not. */
+function readSampling() {
+  const fields = ["temperature", "top_p", "max_tokens", "seed"].map(byId);
+  const wrong = fields.find((field) => !field.checkValidity());
+  if (wrong) {
+    byId("controls").open = true;
+    wrong.reportValidity();
+    return null;
+  }
+  const given = fields.filter((field) => field.value !== "");
+  const sampling = Object.fromEntries(given.map((field) => [field.id, Number(field.value)]));
+  return { sampling, system: byId("system").value };
+}
+
+async function answer(page, pane, text, { sampling, system }, signal) {
+  const model = pane.select.value;
+  if (!model) {
+    page.report(new Error("There is no recipe to chat with."));
+    return;
+  }
+  const before = system.trim() ? [{ role: "system", content: system }] : [];
+  const asked = { role: "user", content: text };
+  pane.log.append(h("div", { class: "turn user" },
+    h("h4", {}, "You"), h("div", { class: "text" }, text)));
+  const turn = buildTurn(pane, model);
+  const body = {
+    model, messages: [...before, ...pane.history, asked], ...sampling,
+    stream: true, stream_options: { include_usage: true },
+  };
+  const count = { start: performance.now(), first: 0, last: 0, pieces: 0, tokens: null };
+  page.say(`${plain(model)} is answering.`);
+  const ending = await read(body, turn, count, signal);
+  turn.root.removeAttribute("aria-busy");
+  const reply = turn.text.textContent;
+  if (reply || !ending.error) {
+    pane.history.push(asked, { role: "assistant", content: reply });
+  }
+  if (ending.error) turn.root.append(h("p", { class: "bad" }, ending.error.message));
+  setText(turn.figures, figures(count, ending.reason));
+  page.say(spoken(model, reply, ending));
+  if (ending.error?.status === 401) page.report(ending.error);
+}
+
+/** Show the stream in `turn` as it comes; gives {reason} or {reason, error}. */
+async function read(body, turn, count, signal) {
+  let reason = "";
+  const shown = document.createTextNode("");
+  turn.text.append(shown);
+  try {
+    for await (const chunk of streamJson("v1/chat/completions", body, signal)) {
+      if (chunk.recipe && chunk.recipe !== body.model) setText(turn.recipe, plain(chunk.recipe));
+      const choice = chunk.choices?.[0];
+      if (choice?.delta?.content) add(shown, choice.delta.content, turn, count);
+      reason = choice?.finish_reason ?? reason;
+      count.tokens = chunk.usage?.completion_tokens ?? count.tokens;
+    }
+    return { reason };
+  } catch (error) {
+    return error.name === "AbortError" ? { reason: "stopped" } : { reason: "failed", error };
+  }
+}
+
+function add(shown, text, turn, count) {
+  const { log } = turn;
+  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  shown.appendData(text);
+  if (isAtEnd) log.scrollTop = log.scrollHeight;
+  count.last = performance.now();
+  count.first ||= count.last;
+  count.pieces += 1;
+}
+
+/** Tokens, tokens per second after the first one, time to the first one, and how it ended. */
+function figures({ start, first, last, pieces, tokens }, reason) {
+  const parts = [tokens === null ? `${pieces} pieces of text` : `${tokens} tokens`];
+  const after = (tokens ?? pieces) - 1;
+  if (after > 0 && last > first) parts.push(`${(after / ((last - first) / 1000)).toFixed(1)} tokens/s`);
+  if (first) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
+  const words = { length: "cut at max tokens", stopped: "stopped", failed: "failed" };
+  if (reason in words) parts.push(words[reason]);
+  return parts.join(" · ");
+}
+
+function spoken(model, reply, { reason, error }) {
+  if (error) return `${plain(model)} failed: ${error.message}`;
+  const text = reply.length > MAX_SAID ? `${reply.slice(0, MAX_SAID)} … (goes on)` : reply;
+  return `${plain(model)}${reason === "stopped" ? ", stopped" : ""}: ${text || "(nothing)"}`;
+}
+
+function buildTurn(pane, model) {
+  const text = h("div", { class: "text" });
+  const recipe = h("span", {});
+  const numbers = h("span", { class: "figures" }, "…");
+  const root = h("div", { class: "turn", "aria-busy": "true" },
+    h("h4", {}, plain(model)), text,
+    h("p", { class: "soft small" }, numbers, " ", recipe));
+  pane.log.append(root);
+  pane.log.scrollTop = pane.log.scrollHeight;
+  return { root, text, recipe, figures: numbers, log: pane.log };
+}
+
+function buildPane(side) {
+  const id = `model-${side}`;
+  const select = h("select", { id });
+  const log = h("div", { class: "log", tabindex: "0", role: "region",
+    "aria-label": `Conversation, ${side}` });
+  const root = h("section", { class: "pane", "aria-label": `Recipe, ${side}` },
+    h("label", { for: id }, "Recipe ", select), log);
+  const pane = { root, select, log, history: [] };
+  select.addEventListener("change", () => clear(pane));
+  return pane;
+}
+
+function clear(pane) {
+  pane.history = [];
+  put(pane.log);
+}
+
+function offer(select, names, index) {
+  const chosen = select.value;
+  put(select);
+  for (const name of names) addOption(select, name);
+  if (names.includes(chosen)) select.value = chosen;
+  else select.selectedIndex = Math.min(index, names.length - 1);
+}
+
+function addOption(select, name) {
+  if ([...select.options].some((option) => option.value === name)) return;
+  select.append(h("option", { value: name }, plain(name)));
+}
+
+function setBusy(isBusy) {
+  byId("send").disabled = isBusy;
+  byId("stop").disabled = !isBusy;
+  for (const side of SIDES) byId(`model-${side}`).disabled = isBusy;
+}

@@ -1,0 +1,1 @@
+"""What is registered, loaded and named on a server: recipes, aliases, history, pins."""

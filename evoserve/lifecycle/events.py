@@ -1,0 +1,66 @@
+"""What happens to recipes and aliases, told to whoever listens."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["recipe", "alias", "watch"]
+
+KEPT = 256
+MAX_BEHIND = 1024
+
+
+@dataclass(frozen=True)
+class Event:
+    """number counts from 1; at: seconds since 1970; subject: a recipe, alias or file."""
+
+    number: int
+    at: float
+    kind: Kind
+    subject: str
+    data: dict[str, object] = field(default_factory=dict)
+
+
+class EventLog:
+    """The last events, and queues of those who follow; used in the event loop only."""
+
+    def __init__(self) -> None:
+        self._last: deque[Event] = deque(maxlen=KEPT)
+        self._followers: list[asyncio.Queue[Event | None]] = []
+        self._listeners: list[Callable[[Event], None]] = []
+        self._count = 0
+
+    def publish(self, kind: Kind, subject: str, **data: object) -> None:
+        """Tell all followers; one that is too far behind gets None, the end, instead."""
+        self._count += 1
+        event = Event(self._count, time.time(), kind, subject, data)
+        self._last.append(event)
+        for listener in self._listeners:
+            listener(event)
+        for queue in list(self._followers):
+            is_behind = queue.qsize() >= MAX_BEHIND
+            queue.put_nowait(None if is_behind else event)
+            if is_behind:
+                self._followers.remove(queue)
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call `listener` at once with each event from now on; it must not raise."""
+        self._listeners.append(listener)
+
+    @contextmanager
+    def follow(self, after: int | None = None) -> Iterator[asyncio.Queue[Event | None]]:
+        """A queue of events from now on, preceded by the kept ones numbered above `after`."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        for event in self._last:
+            if after is not None and event.number > after:
+                queue.put_nowait(event)
+        self._followers.append(queue)
+        try:
+            yield queue
+        finally:
+            if queue in self._followers:
+                self._followers.remove(queue)

@@ -1,0 +1,126 @@
+"""A real server over a tiny random Llama whose template takes tools, for clients of all kinds."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from evoserve.api.registry import Registry, describe
+from evoserve.api.server import run as run_loop
+from evoserve.api.server import serve
+from evoserve.config import Settings
+from evoserve.engine.torch_engine import TorchEngine
+from evoserve.manifest.load import build_manifest
+from evoserve.sources.checkpoint import open_checkpoint
+from evoserve.sources.recipe import Recipe
+
+ALIASES = ["gpt-6-astra", "gpt-3.5-turbo-instruct", "gpt-4o-mini", "string"]  # of OpenAI's tests
+TEMPLATE = (
+    "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; `folder` is the model's."""
+
+    url: str
+    folder: Path
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url, api_key="any", max_retries=0, timeout=60)
+
+
+def save_model(folder: Path) -> Path:
+    """Random weights over 256 byte tokens, with the tokens of Qwen for filling in the middle."""
+    torch.manual_seed(0)
+    vocab = {piece: id_ for id_, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["user", "assistant", "system", "tool", "fim_prefix", "fim_suffix", "fim_middle"]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|end|>",
+        additional_special_tokens=[f"<|{name}|>" for name in special],
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.5,
+        eos_token_id=fast.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves the model as `tiny` and under the names of OpenAI's own tests."""
+    folder = save_model(tmp_path_factory.mktemp("client-model"))
+    settings = Settings(port=0, threads=1, dtype="float32", kv_cache_bytes=16 * 2**20)
+    is_bound = threading.Event()
+    found: dict[str, object] = {}
+
+    async def main() -> None:
+        engine = TorchEngine(settings)
+        manifest = build_manifest(
+            {
+                "format": "evoserve/1",
+                "name": "tiny",
+                "sources": {"base": {"model": str(folder)}},
+                "generation": {"max_tokens": 16},
+            }
+        )
+        recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
+        registry = Registry()
+        registry.add(describe(recipe, await engine.load(recipe)), ALIASES)
+        found.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
+
+        def on_bound(port: int) -> None:
+            found.update(port=port)
+            is_bound.set()
+
+        await serve(settings, engine, registry, on_bound=on_bound)
+
+    def run() -> None:
+        try:
+            run_loop(main())
+        except asyncio.CancelledError:
+            pass
+        finally:
+            is_bound.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert is_bound.wait(60)
+    assert "port" in found, "the server did not start"
+    yield Server(f"http://127.0.0.1:{found['port']}/v1", folder)
+    found["loop"].call_soon_threadsafe(found["task"].cancel)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with server.client() as client:
+        yield client

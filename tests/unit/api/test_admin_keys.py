@@ -1,0 +1,161 @@
+"""Who may change what is served, and what the refusals look like."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from evoserve.api.app import create_app
+from evoserve.api.keys import is_loopback
+from evoserve.config import Settings
+from evoserve.engine.protocol import FinishReason, GenerationRequest, TokenEvent
+
+LOCAL = "http://127.0.0.1:8000"
+ROUTES = [
+    ("GET", "/v1/recipes"),
+    ("POST", "/v1/recipes"),
+    ("GET", "/v1/recipes/x"),
+    ("GET", "/v1/recipes/events"),
+    ("DELETE", "/v1/recipes/x"),
+    ("POST", "/v1/recipes/x/load"),
+    ("POST", "/v1/recipes/x/unload"),
+    ("POST", "/v1/recipes/x/pin"),
+    ("POST", "/v1/recipes/x/unpin"),
+    ("GET", "/v1/aliases"),
+    ("GET", "/v1/aliases/a/b"),
+    ("PUT", "/v1/aliases/a/b"),
+    ("POST", "/v1/aliases/a/b/rollback"),
+    ("DELETE", "/v1/aliases/a/b"),
+]
+
+
+async def say_ok(request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+    yield TokenEvent(ord("o"), FinishReason.LENGTH)
+
+
+@pytest.fixture
+def make_client(make_service):
+    def make(base_url: str = LOCAL, **settings) -> TestClient:
+        service = make_service(say_ok)
+        app = create_app(Settings(**settings), service.engine, service.registry)
+        return TestClient(app, base_url=base_url, raise_server_exceptions=False)
+
+    return make
+
+
+def bearer(key: str) -> dict[str, bytes]:
+    return {"Authorization": f"Bearer {key}".encode()}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_admin_route_wants_the_admin_key(make_client, method: str, path: str) -> None:
+    client = make_client(admin_key="adm\u00efn", api_key="api")
+    for headers in ({}, bearer("api"), bearer("wrong")):
+        answer = client.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    if not path.endswith("events"):
+        answer = client.request(method, path, headers=bearer("adm\u00efn"))
+        assert answer.status_code not in (401, 403, 405)
+    assert client.get("/v1/models", headers=bearer("adm\u00efn")).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_without_a_key_an_open_server_has_no_admin_routes(
+    make_client, method: str, path: str
+) -> None:
+    client = make_client(host="0.0.0.0")
+    answer = client.request(method, path)
+    assert answer.status_code == 403
+    assert "EVOSERVE_ADMIN_KEY" in answer.json()["error"]["message"]
+    assert client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("base_url", "headers", "status"),
+    [
+        (LOCAL, {}, 200),
+        ("http://localhost:8000", {}, 200),
+        ("http://[::1]:8000", {}, 200),
+        (LOCAL, {"Origin": LOCAL}, 200),
+        (LOCAL, {"Origin": "http://evil.example"}, 403),
+        (LOCAL, {"Origin": "null"}, 403),
+        (LOCAL, {"Origin": "http://127.0.0.1:9999"}, 403),
+        ("http://evil.example:8000", {}, 403),
+    ],
+)
+def test_on_loopback_only_this_machine_and_its_own_page_may(
+    make_client, base_url: str, headers: dict[str, str], status: int
+) -> None:
+    answer = make_client(base_url).get("/v1/recipes", headers=headers)
+    assert answer.status_code == status
+    if status != 200:
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_on_loopback_an_api_key_guards_them_too(make_client) -> None:
+    client = make_client(api_key="api")
+    assert client.get("/v1/recipes").status_code == 401
+    assert client.get("/v1/recipes", headers=bearer("api")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("localhost.evil.example", False),
+        ("", False),
+    ],
+)
+def test_loopback_addresses(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "param"),
+    [
+        ("GET", "/v1/recipes/absent", None, 404, "recipe"),
+        ("DELETE", "/v1/recipes/absent", None, 404, "recipe"),
+        ("POST", "/v1/recipes/absent/load", None, 404, "recipe"),
+        ("GET", "/v1/aliases/absent", None, 404, "alias"),
+        ("DELETE", "/v1/aliases/absent", None, 404, "alias"),
+        ("POST", "/v1/aliases/absent/rollback", None, 404, "alias"),
+        ("PUT", "/v1/aliases/prod", {"recipe": "absent"}, 404, "recipe"),
+        ("PUT", "/v1/aliases/prod", {}, 400, "recipe"),
+        ("PUT", "/v1/aliases/prod", {"targets": []}, 400, "targets"),
+        ("PUT", "/v1/aliases/prod", {"recipe": "a", "colour": 1}, 400, "colour"),
+        ("PUT", "/v1/aliases/prod?wait=maybe", {"recipe": "a"}, 400, "wait"),
+        ("POST", "/v1/aliases/prod/rollback", {"version": 0}, 400, "version"),
+        ("POST", "/v1/recipes", {"format": "evoserve/1"}, 400, "name"),
+        ("POST", "/v1/recipes", [], 400, None),
+    ],
+)
+def test_refusals_name_what_was_wrong(
+    make_client, method: str, path: str, body: object, status: int, param: str | None
+) -> None:
+    answer = make_client().request(method, path, json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_weight_is_refused_by_its_place(make_client) -> None:
+    targets = [{"recipe": "a", "weight": -1}]
+    answer = make_client().put("/v1/aliases/prod", json={"targets": targets})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "targets[0].weight")
+
+
+def test_a_body_that_is_no_manifest_is_refused_by_its_type(make_client) -> None:
+    client = make_client()
+    headers = {"Content-Type": "text/plain"}
+    assert client.post("/v1/recipes", content=b"{}", headers=headers).status_code == 415
+    headers = {"Content-Type": "application/yaml"}
+    answer = client.post("/v1/recipes", content=b"\xff\xfe", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_manifest")
