@@ -70,6 +70,7 @@ def _pointer_to(element: Any) -> Any:
 
 float32_at = _pointer_to(types.float32)
 int64_at = _pointer_to(types.int64)
+int32_at = _pointer_to(types.int32)
 uint32_at = _pointer_to(types.uint32)
 int16_at = _pointer_to(types.int16)
 uint16_at = _pointer_to(types.uint16)

@@ -13,7 +13,7 @@ import numpy as np
 from evoserve.jit import call, part, reordered_part
 from evoserve.model.cpu.records import kv_head_bytes, padded_in, wide
 from evoserve.model.cpu.rows import copy_row
-from evoserve.model.cpu.scalar import exponential, floats, integers
+from evoserve.model.cpu.scalar import exponential, floats, integers, largest_of
 from evoserve.model.cpu.simd import FLOAT32, MAX_ROWS, PANEL
 
 _ZERO = np.float32(0.0)
@@ -131,9 +131,7 @@ def _head_cache(job: Any, table: int, cache: int, kv_head: int, position: int) -
 def _softmax(at: int, start: int, end: int, stop: int) -> None:
     """Probabilities of columns [start, end) in place; the others of [0, stop) become zero."""
     row, seen = floats(at, stop), floats(at + 4 * start, end - start)
-    largest = seen[0]
-    for i in range(seen.size):
-        largest = max(largest, seen[i])
+    largest = largest_of(at + 4 * start, seen.size)
     total = _ZERO
     for i in range(seen.size):
         seen[i] = exponential(seen[i] - largest)

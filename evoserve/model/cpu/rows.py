@@ -17,11 +17,13 @@ from evoserve.model.cpu.scalar import (
     float_of_bits,
     float_of_half,
     floats,
+    largest_magnitude,
     shorts,
 )
 from evoserve.model.cpu.simd import BFLOAT16, FLOAT32, INT8, PANEL
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
+_INFINITY, _NAN = np.float32(np.inf), np.float32(np.nan)
 
 
 @part
@@ -88,14 +90,11 @@ def quantize_row(row: int, count: int, largest: int, out: int) -> Any:
     A row of zeros has scale 1. One with NaN or infinity becomes zeros of scale NaN.
     """
     values, quantized = floats(row, count), shorts(out, count)
-    most, total = _ZERO, _ZERO
-    for i in range(count):
-        most = max(most, abs(values[i]))
-        total += values[i] * _ZERO
-    if total != total:
+    most = largest_magnitude(row, count)
+    if not most < _INFINITY:
         for i in range(count):
             quantized[i] = 0
-        return total
+        return _NAN
     scale = most / np.float32(largest) if most > _ZERO else _ONE
     for i in range(count):
         quantized[i] = np.int16(np.rint(values[i] / scale))
