@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from evoserve.cli.main import main
+from evoserve.cli.output import console, errors
 from evoserve.config import Settings, load_settings
 from evoserve.errors import ConfigError
 from evoserve.manifest.canonical import digest
@@ -27,6 +28,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Call the command as the shell would: (exit code, stdout, stderr)."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "200")
+    for each in (console, errors):  # what a test runner sets as COLUMNS was read at import
+        monkeypatch.setattr(each, "width", 200)
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["evoserve", *map(str, arguments)])
