@@ -12,20 +12,18 @@ import numpy as np
 from numba.core import types
 
 from evoserve.jit import call, compiled, part
-from evoserve.model.cpu.atomic import fetch_add, wait_for
-from evoserve.model.cpu.attend import attend_tile
-from evoserve.model.cpu.product import multiply_rows
-from evoserve.model.cpu.records import Array, kv_head_bytes, wide
-from evoserve.model.cpu.rows import (
-    add_row,
-    embed,
-    quantize_row,
-    rms_norm_row,
-    rotate_head,
-    store_key_value,
-    swiglu_row,
+from evoserve.model.cpu.atomic import (
+    CELL_BYTES,
+    PHASE_BYTES,
+    fetch_add,
+    first_piece,
+    next_piece,
+    wait_for,
 )
-from evoserve.model.cpu.scalar import floats, integers
+from evoserve.model.cpu.forward import attend, quantize_input, rotate_row, run_product, store_row
+from evoserve.model.cpu.records import Array, wide
+from evoserve.model.cpu.rows import add_row, embed, rms_norm_row, swiglu_row
+from evoserve.model.cpu.scalar import integers
 from evoserve.model.cpu.simd import INT8, MAX_ROWS, PANEL
 
 QKV, OUT, GATE_UP, DOWN, HEAD = range(5)
@@ -38,9 +36,9 @@ _CLOCK = time.CLOCK_MONOTONIC
 _NUM_FIXED = 6  # arrivals at the begin and at the end, then two times in seconds and nanoseconds
 
 
-def new_cells(num_tickets: int) -> Array:
-    """For one run of a kernel; tickets are what threads take their next piece from."""
-    return np.zeros(_NUM_FIXED + num_tickets, np.int64)
+def new_cells(num_phases: int) -> Array:
+    """For one run of a kernel; each of its phases is shared out as the engine's are."""
+    return np.zeros(_NUM_FIXED + PHASE_BYTES // CELL_BYTES * num_phases, np.int64)
 
 
 def spent_s(cells: Array) -> float:
@@ -54,30 +52,24 @@ def multiply_layers(
     job: Array, steps: Array, kind: int, num_threads: int, cells: Array, _thread: int
 ) -> None:
     """One kind of product of every step, or the head, on rows as they lie in the buffers."""
-    at, each = _begin(cells, num_threads), job[0]
+    phase, each = _begin(cells, num_threads), job[0]
     if kind == HEAD:
-        rows = each.scratch.normed
-        _product(each, each.model.head, rows, each.scratch.logits, (at, num_threads), True)
+        scratch, num_rows = each.scratch, each.batch.num_rows
+        run_product(each, each.model.head, scratch.normed, num_rows, scratch.logits, phase)
     else:
         for index in range(steps.size):
             is_last = index == steps.size - 1
-            share = (at + 8 * index, num_threads)
-            _step_product(each, steps[index], kind, share, is_last)
+            _step_product(each, steps[index], kind, is_last, phase + PHASE_BYTES * index)
     _end(cells, num_threads)
 
 
 @compiled
 def attend_layers(job: Array, steps: Array, num_threads: int, cells: Array, thread: int) -> None:
     """Attention of every step to the KV cache as it is."""
-    at, each = _begin(cells, num_threads), job[0]
-    heads = each.model.num_kv_heads
+    phase, each = _begin(cells, num_threads), job[0]
     for index in range(steps.size):
         cache = each.batch.cache + index * each.batch.step_bytes
-        while True:
-            piece = fetch_add(at + 8 * index, 1)
-            if piece >= each.batch.num_tiles * heads:
-                break
-            attend_tile(each, steps[index], cache, piece // heads, piece % heads, thread)
+        attend(each, steps[index], cache, phase + PHASE_BYTES * index, thread)
     _end(cells, num_threads)
 
 
@@ -89,6 +81,7 @@ def work_rows(job: Array, steps: Array, num_threads: int, cells: Array, thread: 
     count = each.batch.num_tokens
     first, stop = count * thread // num_threads, count * (thread + 1) // num_threads
     tokens = integers(each.batch.token_ids, count)
+    positions, slots = integers(each.batch.positions, count), integers(each.batch.slots, count)
     for row in range(first, stop):
         residual = each.scratch.residual + row * 4 * wide(each.model.hidden)
         embed(each.model.embedding, tokens[row], 1.0, each.model.hidden, residual)
@@ -96,17 +89,20 @@ def work_rows(job: Array, steps: Array, num_threads: int, cells: Array, thread: 
         cache = each.batch.cache + index * each.batch.step_bytes
         for row in range(first, stop):
             _one_row(each, steps[index], row)
-            _rotate_and_store(each, steps[index], cache, row)
+            rotate_row(each, steps[index], row, positions[row])
+            store_row(each, cache, row, slots[row])
     _end(cells, num_threads)
 
 
 @compiled
-def meet_often(count: int, num_threads: int, cells: Array, _thread: int) -> None:
-    """So many barriers with nothing between them."""
-    at = _begin(cells, num_threads)
+def pass_phases(count: int, num_threads: int, cells: Array, _thread: int) -> None:
+    """So many phases of one piece with nothing to do."""
+    begin = _begin(cells, num_threads)
     for number in range(count):
-        fetch_add(at, 1)
-        wait_for(at, (number + 1) * num_threads)
+        phase = begin + PHASE_BYTES * number
+        piece = first_piece(phase, 1)
+        while piece >= 0:
+            piece = next_piece(phase, 1)
     _end(cells, num_threads)
 
 
@@ -147,28 +143,20 @@ def multiply_in_cache(
 
 
 @part
-def _step_product(job: Any, step: Any, kind: int, share: Any, is_last: bool) -> None:
-    scratch = job.scratch
+def _step_product(job: Any, step: Any, kind: int, is_last: bool, phase: int) -> None:
+    """Of the last step all but qkv take only the rows whose logits are wanted."""
+    scratch, num_rows = job.scratch, job.batch.num_tokens
     if kind == QKV:
-        _product(job, step.qkv, scratch.normed, scratch.qkv, share, False)
-    elif kind == OUT:
-        _product(job, step.out, scratch.attended, scratch.branch, share, is_last)
+        run_product(job, step.qkv, scratch.normed, num_rows, scratch.qkv, phase)
+        return
+    if is_last:
+        num_rows = job.batch.num_rows
+    if kind == OUT:
+        run_product(job, step.out, scratch.attended, num_rows, scratch.branch, phase)
     elif kind == GATE_UP:
-        _product(job, step.gate_up, scratch.normed, scratch.gate_up, share, is_last)
+        run_product(job, step.gate_up, scratch.normed, num_rows, scratch.gate_up, phase)
     else:
-        _product(job, step.down, scratch.activated, scratch.branch, share, is_last)
-
-
-@part
-def _product(job: Any, linear: Any, rows: int, out: int, share: Any, is_picked: bool) -> None:
-    """is_picked: only the rows whose logits are wanted."""
-    source, width = rows, 4 * wide(linear.num_in)
-    if linear.kind == INT8:
-        source, width = job.scratch.quantized, 2 * wide(linear.num_in)
-    num_rows = job.batch.num_rows if is_picked else job.batch.num_tokens
-    described = (source, width, job.scratch.row_scales)
-    target = (out, 4 * PANEL * linear.num_panels)
-    multiply_rows(job.kernels, linear, described, num_rows, target, share)
+        run_product(job, step.down, scratch.activated, num_rows, scratch.branch, phase)
 
 
 @part
@@ -180,49 +168,20 @@ def _one_row(job: Any, step: Any, row: int) -> None:
     branch = scratch.branch + row * row_bytes
     add_row(residual, branch, model.hidden, 1.0, 1.0)
     rms_norm_row(residual, step.input_norm, model.hidden, step.eps, normed)
-    _quantize(job, step.qkv, scratch.normed, row)
-    _quantize(job, step.out, scratch.attended, row)
+    quantize_input(job, step.qkv, scratch.normed, row)
+    quantize_input(job, step.out, scratch.attended, row)
     add_row(residual, branch, model.hidden, 1.0, 1.0)
     rms_norm_row(residual, step.post_norm, model.hidden, step.eps, normed)
-    _quantize(job, step.gate_up, scratch.normed, row)
+    quantize_input(job, step.gate_up, scratch.normed, row)
     width = model.intermediate
     gate_up = scratch.gate_up + row * 4 * wide(2 * width)
     swiglu_row(gate_up, width, scratch.activated + row * 4 * wide(width))
-    _quantize(job, step.down, scratch.activated, row)
-
-
-@part
-def _rotate_and_store(job: Any, step: Any, cache: int, row: int) -> None:
-    model, batch = job.model, job.batch
-    dim, num_heads, num_kv_heads = model.head_dim, model.num_heads, model.num_kv_heads
-    cosines = integers(batch.cosines + 8 * step.rope, 1)[0]
-    sines = integers(batch.sines + 8 * step.rope, 1)[0]
-    angle = 4 * integers(batch.positions, row + 1)[row] * dim
-    heads = job.scratch.qkv + row * 4 * wide((num_heads + 2 * num_kv_heads) * dim)
-    for head in range(num_heads + num_kv_heads):
-        rotate_head(heads + 4 * head * dim, dim, cosines + angle, sines + angle)
-    block, offset = divmod(integers(batch.slots, row + 1)[row], batch.block_size)
-    head_bytes = kv_head_bytes(dim, batch.block_size)
-    for kv_head in range(num_kv_heads):
-        key = heads + 4 * (num_heads + kv_head) * dim
-        value = key + 4 * num_kv_heads * dim
-        head_cache = cache + (block * num_kv_heads + kv_head) * head_bytes
-        store_key_value(key, value, dim, head_cache, batch.block_size, offset)
-
-
-@part
-def _quantize(job: Any, linear: Any, rows: int, row: int) -> None:
-    if linear.kind == INT8:
-        scratch, width = job.scratch, wide(linear.num_in)
-        target = scratch.quantized + 2 * row * width
-        scales = floats(scratch.row_scales, row + 1)
-        source = rows + 4 * row * width
-        scales[row] = quantize_row(source, linear.num_in, linear.largest, target)
+    quantize_input(job, step.down, scratch.activated, row)
 
 
 @part
 def _begin(cells: Array, num_threads: int) -> Any:
-    """Wait for all threads; address of the tickets."""
+    """Wait for all threads; address of the phases."""
     at = cells.ctypes.data
     _meet(at, at + 16, num_threads)
     return at + 8 * _NUM_FIXED

@@ -13,9 +13,9 @@ from benchmarks.profile_kernels import (
     OUT,
     QKV,
     attend_layers,
-    meet_often,
     multiply_in_cache,
     multiply_layers,
+    pass_phases,
     read_through,
     work_rows,
 )
@@ -72,7 +72,8 @@ def measure_parts(
     threads, found = watch.num_threads, []
 
     def add(name: str, kernel: Kernel, num_bytes: int, operations: int) -> None:
-        times = watch.time(kernel, num_tickets=steps.size, repetitions=repetitions, is_cold=True)
+        phases = max(steps.size, num_row_phases(parts))
+        times = watch.time(kernel, num_phases=phases, repetitions=repetitions, is_cold=True)
         found.append(_part(name, times, num_bytes, operations))
 
     for name, kind in PRODUCTS.items():
@@ -80,7 +81,7 @@ def measure_parts(
         add(name, product, *product_costs(parts, name, load))
     add("attention", partial(attend_layers, job, steps, threads), *attention_costs(parts, load))
     add("rows", partial(work_rows, job, steps, threads), 0, 0)
-    add("barriers", partial(meet_often, num_barriers(parts), threads), 0, 0)
+    add("handing out rows", partial(pass_phases, num_row_phases(parts), threads), 0, 0)
     return found
 
 
@@ -108,11 +109,11 @@ def attention_costs(parts: PathParts, load: Load) -> tuple[int, int]:
     )
 
 
-def num_barriers(parts: PathParts) -> int:
-    """Of one pass whose rows are all wanted: nine a step, one more for int8, two of the head."""
+def num_row_phases(parts: PathParts) -> int:
+    """Phases of a pass between the products: four a step, one more for int8, one of the head."""
     out = parts.steps[0].layer.out
     is_int8 = isinstance(out, PackedLinear) and out.kind == INT8
-    return (9 + is_int8) * len(parts.steps) + 2
+    return (4 + is_int8) * len(parts.steps) + 1
 
 
 def _costs(linear: Linear, num_rows: int) -> tuple[int, int]:

@@ -6,9 +6,9 @@ SmolLM2-135M in process. A decode of 1, 8 and 32 sequences at a context of about
 prefill of 512 tokens are stepped by the engine's own scheduler, runner and sampler, each on the
 clock. Then the kernels of that pass are called alone, on its own records and buffers, by all
 threads: every kind of product over the weights of all steps, attention to the KV cache as it is,
-the work on rows between them, and as many barriers as the pass has. Before each call other memory
-is read, so that the caches hold none of its weights, as in the pass. What the pass takes beyond
-the sum is waiting for the slower thread and rows that the other core wrote.
+the work on rows between them, and the handing out of that work with nothing to do. Before each
+call other memory is read, so that the caches hold none of its weights, as in the pass. What the
+pass takes beyond the sum is waiting for the slower thread and rows that the other core wrote.
 
 The limit of a part is the time for its bytes at the bandwidth of a streaming read by all threads,
 or for its operations at the micro-kernel's speed on data in the L1 cache, whichever is more; both

@@ -13,6 +13,7 @@ from evoserve.config import Settings
 from evoserve.engine.factory import ServableModel, num_threads
 from evoserve.model.backend import Backend
 from evoserve.model.build import build_model
+from evoserve.model.cpu.native import load_kernels
 from evoserve.model.cpu.path import CpuForward
 from evoserve.model.cpu.records import Array
 from evoserve.model.cpu.team import Team
@@ -46,6 +47,8 @@ class ClockedTeam(Team):
         self.pass_s = time.perf_counter() - started_s
         experiment, self.experiment = self.experiment, None
         if experiment is not None:
+            job["kernels"] = load_kernels().record  # a pass fills in its own copy
+            job["team"]["num_threads"] = self.num_threads
             experiment(job, steps)
 
 
@@ -84,19 +87,19 @@ class Stopwatch:
         self._other = np.ones(_EVICT_BYTES // 8, np.int64)
 
     def time(
-        self, kernel: Kernel, *, num_tickets: int = 0, repetitions: int, is_cold: bool
+        self, kernel: Kernel, *, num_phases: int = 0, repetitions: int, is_cold: bool
     ) -> list[float]:
         """Seconds of each repetition; is_cold: read other memory before, as a pass's rest would."""
-        self._run(kernel, num_tickets)  # compiles
+        self._run(kernel, num_phases)  # compiles
         times = []
         for _ in range(repetitions):
             if is_cold:
                 self._run(partial(read_through, self._other, self.num_threads), 0)
-            times.append(self._run(kernel, num_tickets))
+            times.append(self._run(kernel, num_phases))
         return times
 
-    def _run(self, kernel: Kernel, num_tickets: int) -> float:
-        cells = new_cells(num_tickets)
+    def _run(self, kernel: Kernel, num_phases: int) -> float:
+        cells = new_cells(num_phases)
         helpers = [
             threading.Thread(target=kernel, args=(cells, n)) for n in range(1, self.num_threads)
         ]

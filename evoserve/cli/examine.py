@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from evoserve.cli.options import with_settings
@@ -12,6 +11,7 @@ from evoserve.cli.output import console, format_bytes
 from evoserve.cli.picture import coefficient_table, describe_scales, draw_path
 from evoserve.cli.recipes import find_recipes, open_recipe
 from evoserve.config import Settings
+from evoserve.engine.factory import resolve_placement
 from evoserve.manifest.canonical import digest, model_id
 from evoserve.manifest.load import load_manifest
 from evoserve.manifest.schema import Manifest
@@ -19,7 +19,9 @@ from evoserve.model.estimate import Estimate, estimate
 from evoserve.model.plan import plan_path
 from evoserve.sources.recipe import Recipe
 
-SETTINGS = ("catalogue", "source_roots", "dtype", "threads")
+SETTINGS = (
+    "catalogue", "source_roots", "device", "dtype", "quantization", "enforce_eager", "threads",
+)  # fmt: skip
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A manifest.")]
 RecipeFiles = Annotated[
     list[Path], typer.Argument(metavar="RECIPE...", help="Manifests, or folders of them.")
@@ -72,8 +74,7 @@ def diff(
 
 
 def _estimate(recipe: Recipe, settings: Settings) -> Estimate:
-    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    return estimate(recipe, dtype=dtype, num_threads=settings.threads)
+    return estimate(recipe, resolve_placement(settings), num_threads=settings.threads)
 
 
 def _needs(needs: Estimate) -> str:

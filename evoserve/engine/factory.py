@@ -11,6 +11,7 @@ from evoserve.errors import ConfigError
 from evoserve.model.backend import choose_backend
 from evoserve.model.build import build_model
 from evoserve.model.kv_cache import KVCache
+from evoserve.model.placement import Placement, choose_placement
 from evoserve.model.store import Lease, WeightStore
 from evoserve.sources.recipe import Recipe
 
@@ -69,12 +70,9 @@ class PathModelFactory:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError for a device that is not there."""
-        device = resolve_device(settings.device)
         self._num_threads = num_threads(settings)
         self._backend = choose_backend(
-            device,
-            resolve_dtype(settings.dtype, device),
-            settings.quantization,
+            resolve_placement(settings),
             num_threads=self._num_threads,
             enforce_eager=settings.enforce_eager,
         )
@@ -88,6 +86,17 @@ class PathModelFactory:
     def build(self, recipe: Recipe) -> ServableModel:
         """Raises InputError subclasses, and then holds nothing."""
         return build_model(recipe, self._store, self._backend, num_threads=self._num_threads)
+
+
+def resolve_placement(settings: Settings) -> Placement:
+    """Where and in what form the settings want weights. Raises ConfigError."""
+    device = resolve_device(settings.device)
+    return choose_placement(
+        device,
+        resolve_dtype(settings.dtype, device),
+        settings.quantization,
+        enforce_eager=settings.enforce_eager,
+    )
 
 
 def resolve_device(name: str) -> str:

@@ -1,20 +1,15 @@
 """What a recipe will hold in memory, from headers alone, in parts that recipes may share."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-
 from evoserve.config import Settings
-from evoserve.engine.factory import resolve_device, resolve_dtype
-from evoserve.merge.expression import Expression, Leaf, RecipeTensors
-from evoserve.model.build import end_tensors
-from evoserve.model.placement import Placement, matrix_bytes
-from evoserve.model.plan import PathPlan, plan_path
-from evoserve.sources.architecture import layer_name, layer_shapes
+from evoserve.engine.factory import resolve_placement
+from evoserve.merge.expression import Expression
+from evoserve.model.estimate import kv_bytes_per_block, made_together, placed_bytes, read_bytes
+from evoserve.model.plan import plan_path
 from evoserve.sources.recipe import Recipe
-from evoserve.sources.vocabulary import resolve_vocabulary
 
 
 @dataclass(frozen=True)
@@ -49,20 +44,15 @@ class Footprint:
 
 def predict(recipe: Recipe, settings: Settings) -> Footprint:
     """The footprint under `settings`. Raises what building would: InputError subclasses."""
-    placement = _placement(settings)
+    placement = resolve_placement(settings)
     plan = plan_path(recipe)
-    tensors = RecipeTensors(recipe, resolve_vocabulary(recipe).rows)
     parts = {
-        _key(made): Part(
-            sum(_placed_bytes(each, placement) for each in made),
-            sum(_num_elements(leaf) * _itemsize(leaf) for leaf in _leaves(made)),
-        )
-        for made in _made_together(recipe, plan, tensors)
+        _key(made): Part(placed_bytes(made, placement), read_bytes(made))
+        for made in made_together(recipe, plan)
     }
-    token_bytes = 2 * len(plan.steps) * plan.embed.num_kv_heads * plan.embed.head_dim
     longest = min(settings.max_model_len or plan.max_model_len, plan.max_model_len)
     blocks = settings.max_num_seqs * -(-longest // settings.block_size)
-    usable = blocks * settings.block_size * token_bytes * placement.dtype.itemsize
+    usable = blocks * kv_bytes_per_block(plan, placement, settings.block_size)
     return Footprint(parts, min(settings.kv_cache_bytes, usable), plan.max_model_len)
 
 
@@ -74,46 +64,5 @@ def union_bytes(held: Iterable[Footprint]) -> int:
     return weights + sum(each.kv_cache_bytes for each in footprints)
 
 
-def _placement(settings: Settings) -> Placement:
-    """As `evoserve.model.backend.choose_backend` has it, without making anything."""
-    device = resolve_device(settings.device)
-    dtype = resolve_dtype(settings.dtype, device)
-    is_packed = device == "cpu" and dtype == torch.float32
-    return Placement(device, dtype, settings.quantization, is_packed)
-
-
-def _made_together(
-    recipe: Recipe, plan: PathPlan, tensors: RecipeTensors
-) -> Iterator[list[Expression]]:
-    for model, name in end_tensors(recipe, plan):
-        yield [tensors.expression(model, name)]
-    for step in plan.steps:
-        names = [layer_name(step.ref.layer, short) for short in layer_shapes(step.architecture)]
-        yield [tensors.expression(step.ref.model, name) for name in names]
-
-
-def _leaves(expressions: Iterable[Expression]) -> Iterator[Expression]:
-    for expression in expressions:
-        if isinstance(expression.node, Leaf):
-            yield expression
-        else:
-            yield from _leaves(expression.node.inputs)
-
-
 def _key(made: Iterable[Expression]) -> str:
     return hashlib.sha256(" ".join(each.key for each in made).encode()).hexdigest()
-
-
-def _placed_bytes(expression: Expression, placement: Placement) -> int:
-    """Without the padding that kernels may want."""
-    if len(expression.shape) == 2:
-        return matrix_bytes(*expression.shape, expression.node.dtype, placement)
-    return _num_elements(expression) * placement.dtype.itemsize
-
-
-def _num_elements(expression: Expression) -> int:
-    return torch.Size(expression.shape).numel()
-
-
-def _itemsize(leaf: Expression) -> int:
-    return leaf.node.dtype.itemsize

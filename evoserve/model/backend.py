@@ -23,28 +23,18 @@ class Backend:
     make_forward: Callable[[PathParts], PathForward]
 
 
-def choose_backend(
-    device: str,
-    dtype: torch.dtype,
-    quantization: Quantization | None,
-    *,
-    num_threads: int,
-    enforce_eager: bool,
-) -> Backend:
-    """The fastest for the device: compiled kernels on a CPU in float32, CUDA graphs on a GPU.
+def choose_backend(placement: Placement, *, num_threads: int, enforce_eager: bool) -> Backend:
+    """What `choose_placement` packed for, CUDA graphs on a GPU, else plain torch.
 
-    num_threads: of the CPU's kernels; enforce_eager: plain torch in either case.
+    num_threads: of the CPU's kernels; enforce_eager: plain torch on a GPU, too.
     """
-    if enforce_eager:
-        return torch_backend(device, dtype, quantization)
-    if device == "cpu" and dtype == torch.float32:
-        return compiled_backend(num_threads, quantization)
-    if torch.device(device).type == "cuda":
-        placement = Placement(device, dtype, quantization)
+    if placement.is_packed:
+        return compiled_backend(num_threads, placement.quantization)
+    if torch.device(placement.device).type == "cuda" and not enforce_eager:
         return Backend(
             placement, lambda parts: GraphedForward(parts, TorchAttention(), CudaRecorder())
         )
-    return torch_backend(device, dtype, quantization)
+    return torch_backend(placement.device, placement.dtype, placement.quantization)
 
 
 def torch_backend(

@@ -7,7 +7,9 @@ import torch
 
 from evoserve.merge.expression import Expression, Leaf, RecipeTensors
 from evoserve.model.build import end_tensors
-from evoserve.model.placement import Placement, Quantization, matrix_bytes
+from evoserve.model.cpu.records import kv_head_bytes
+from evoserve.model.cpu.simd import PANEL
+from evoserve.model.placement import Placement, matrix_bytes
 from evoserve.model.plan import PathPlan, plan_path
 from evoserve.sources.architecture import layer_name, layer_shapes
 from evoserve.sources.recipe import Recipe
@@ -30,44 +32,53 @@ class Estimate:
     build_s: float
 
 
-def estimate(
-    recipe: Recipe,
-    *,
-    dtype: torch.dtype,
-    num_threads: int,
-    quantization: Quantization | None = None,
-    is_packed: bool = False,
-) -> Estimate:
-    """Predict for activations and KV cache in `dtype`; num_threads 0 counts as all of torch's.
+def estimate(recipe: Recipe, placement: Placement, *, num_threads: int) -> Estimate:
+    """Predict for weights placed so; num_threads 0 counts as all of torch's.
 
-    quantization, is_packed: how matrices are stored, see `Placement`.
     Reads headers and tokenizers only. Raises what building would: InputError subclasses.
     """
-    placement = Placement("cpu", dtype, quantization, is_packed)
     plan = plan_path(recipe)
-    vocabulary = resolve_vocabulary(recipe)
-    tensors = RecipeTensors(recipe, vocabulary.rows)
-    used = {each.key: each for each in _expressions(recipe, plan, tensors)}
-    leaves = {leaf.key: leaf for leaf in _leaves(used.values())}
-    read_bytes = sum(_num_elements(leaf) * _dtype(leaf).itemsize for leaf in leaves.values())
-    heads = plan.embed.num_kv_heads * plan.embed.head_dim
+    made = [each for part in made_together(recipe, plan) for each in part]
+    used = {each.key: each for each in made}
+    read = read_bytes(used.values())
     threads = num_threads or torch.get_num_threads()
     return Estimate(
         num_steps=len(plan.steps),
         num_layers=len({step.ref for step in plan.steps}),
-        weight_bytes=sum(_placed_bytes(each, placement) for each in used.values()),
-        kv_bytes_per_token=2 * len(plan.steps) * heads * placement.dtype.itemsize,
-        read_bytes=read_bytes,
-        build_s=read_bytes / (BYTES_PER_THREAD_SECOND * threads),
+        weight_bytes=placed_bytes(used.values(), placement),
+        kv_bytes_per_token=kv_bytes_per_block(plan, placement, PANEL) // PANEL,
+        read_bytes=read,
+        build_s=read / (BYTES_PER_THREAD_SECOND * threads),
     )
 
 
-def _expressions(recipe: Recipe, plan: PathPlan, tensors: RecipeTensors) -> Iterator[Expression]:
+def made_together(recipe: Recipe, plan: PathPlan) -> Iterator[list[Expression]]:
+    """What is built and shared as one: embedding, final norm, head, then the layer of each step."""
+    tensors = RecipeTensors(recipe, resolve_vocabulary(recipe).rows)
     for model, name in end_tensors(recipe, plan):
-        yield tensors.expression(model, name)
+        yield [tensors.expression(model, name)]
     for step in plan.steps:
-        for short in layer_shapes(step.architecture):
-            yield tensors.expression(step.ref.model, layer_name(step.ref.layer, short))
+        names = [layer_name(step.ref.layer, short) for short in layer_shapes(step.architecture)]
+        yield [tensors.expression(step.ref.model, name) for name in names]
+
+
+def placed_bytes(expressions: Iterable[Expression], placement: Placement) -> int:
+    """Of the weights, without the padding that kernels may want."""
+    return sum(_placed_bytes(each, placement) for each in expressions)
+
+
+def read_bytes(expressions: Iterable[Expression]) -> int:
+    """Of the sources, each tensor once."""
+    leaves = {leaf.key: leaf for leaf in _leaves(expressions)}
+    return sum(_num_elements(leaf) * leaf.node.dtype.itemsize for leaf in leaves.values())
+
+
+def kv_bytes_per_block(plan: PathPlan, placement: Placement, block_size: int) -> int:
+    """As `PathModel.kv_bytes_per_block` of the model once it is built."""
+    num_heads, head_dim = plan.embed.num_kv_heads, plan.embed.head_dim
+    if placement.is_packed:
+        return len(plan.steps) * num_heads * kv_head_bytes(head_dim, block_size)
+    return len(plan.steps) * num_heads * 2 * head_dim * block_size * placement.dtype.itemsize
 
 
 def _leaves(expressions: Iterable[Expression]) -> Iterator[Expression]:
@@ -86,7 +97,3 @@ def _placed_bytes(expression: Expression, placement: Placement) -> int:
 
 def _num_elements(expression: Expression) -> int:
     return torch.Size(expression.shape).numel()
-
-
-def _dtype(leaf: Expression) -> torch.dtype:
-    return leaf.node.dtype

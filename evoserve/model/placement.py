@@ -39,6 +39,14 @@ class Placement:
         return dtypes[0] if is_one else torch.float32
 
 
+def choose_placement(
+    device: str, dtype: torch.dtype, quantization: Quantization | None, *, enforce_eager: bool
+) -> Placement:
+    """Packed for the compiled kernels on a CPU in float32, unless plain torch is enforced."""
+    is_packed = device == "cpu" and dtype == torch.float32 and not enforce_eager
+    return Placement(device, dtype, quantization, is_packed)
+
+
 def make_linear(
     weight: torch.Tensor, bias: torch.Tensor | None, placement: Placement, num_threads: int
 ) -> Linear:

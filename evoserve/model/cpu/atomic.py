@@ -52,9 +52,9 @@ def first_piece(phase: int, count: int) -> int:
     the next piece, so that threads that lost their core for a while are not waited for, but for
     the piece they hold.
     """
-    piece = fetch_add(phase, 1)
+    piece: int = fetch_add(phase, 1)
     if piece < count:
-        return piece  # type: ignore[no-any-return]
+        return piece
     wait_for(phase + CELL_BYTES, count)
     return -1
 

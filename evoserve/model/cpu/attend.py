@@ -124,7 +124,8 @@ def _head_cache(job: Any, table: int, cache: int, kv_head: int, position: int) -
     index = position // job.batch.block_size
     block = integers(table + 8 * index, 1)[0]
     size = kv_head_bytes(job.model.head_dim, job.batch.block_size)
-    return cache + (block * job.model.num_kv_heads + kv_head) * size  # type: ignore[no-any-return]
+    number: int = block * job.model.num_kv_heads + kv_head
+    return cache + number * size
 
 
 @reordered_part

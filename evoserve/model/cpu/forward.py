@@ -44,11 +44,11 @@ def run_path(job: Any, steps: Any, thread: int) -> None:
         phase = job.team.phases + PHASE_BYTES * PHASES_PER_STEP * index
         cache = batch.cache + index * batch.step_bytes
         _enter(job, step, index == 0, phase)
-        _product(job, step.qkv, scratch.normed, num_rows, scratch.qkv, phase + PHASE_BYTES)
+        run_product(job, step.qkv, scratch.normed, num_rows, scratch.qkv, phase + PHASE_BYTES)
         _rotate_and_store(job, step, cache, phase + 2 * PHASE_BYTES)
         if index == last and batch.num_rows == 0:
             return
-        _attend(job, step, cache, phase + 3 * PHASE_BYTES, thread)
+        attend(job, step, cache, phase + 3 * PHASE_BYTES, thread)
         if index == last and batch.num_rows < batch.num_tokens:
             num_rows = batch.num_rows
             _pick_rows(job, end)
@@ -76,7 +76,7 @@ def _enter(job: Any, step: Any, is_first: bool, phase: int) -> None:
                 _join(residual, branch, hidden, step.scale, model.scales_hidden_state)
             normed = scratch.normed + row * row_bytes
             rms_norm_row(residual, step.input_norm, hidden, step.eps, normed)
-            _quantize(job, step.qkv, scratch.normed, row)
+            quantize_input(job, step.qkv, scratch.normed, row)
         piece = next_piece(phase, count)
 
 
@@ -99,13 +99,14 @@ def _rotate_and_store(job: Any, step: Any, cache: int, phase: int) -> None:
     piece = first_piece(phase, count)
     while piece >= 0:
         for row in range(piece * size, min((piece + 1) * size, batch.num_tokens)):
-            _rotate_row(job, step, row, positions[row])
-            _store_row(job, cache, row, slots[row])
+            rotate_row(job, step, row, positions[row])
+            store_row(job, cache, row, slots[row])
         piece = next_piece(phase, count)
 
 
 @part
-def _rotate_row(job: Any, step: Any, row: int, position: int) -> None:
+def rotate_row(job: Any, step: Any, row: int, position: int) -> None:
+    """Norm, if there is one, and rotation of a token's queries and keys, in place."""
     model, dim = job.model, job.model.head_dim
     cosines = integers(job.batch.cosines + 8 * step.rope, 1)[0] + 4 * position * dim
     sines = integers(job.batch.sines + 8 * step.rope, 1)[0] + 4 * position * dim
@@ -118,7 +119,8 @@ def _rotate_row(job: Any, step: Any, row: int, position: int) -> None:
 
 
 @part
-def _store_row(job: Any, cache: int, row: int, slot: int) -> None:
+def store_row(job: Any, cache: int, row: int, slot: int) -> None:
+    """A token's keys and values into the step's part of the cache."""
     model, dim, block_size = job.model, job.model.head_dim, job.batch.block_size
     head_bytes = kv_head_bytes(dim, block_size)
     heads = job.scratch.qkv + row * _qkv_bytes(model)
@@ -131,7 +133,8 @@ def _store_row(job: Any, cache: int, row: int, slot: int) -> None:
 
 
 @part
-def _attend(job: Any, step: Any, cache: int, phase: int, thread: int) -> None:
+def attend(job: Any, step: Any, cache: int, phase: int, thread: int) -> None:
+    """This thread's share of one step's attention."""
     num_kv_heads = job.model.num_kv_heads
     count = job.batch.num_tiles * num_kv_heads
     piece = first_piece(phase, count)
@@ -167,10 +170,10 @@ def _finish_attention(job: Any, step: Any, num_rows: int, phase: int) -> None:
         piece = first_piece(phase, count)
         while piece >= 0:
             for row in range(piece * size, min((piece + 1) * size, num_rows)):
-                _quantize(job, step.out, scratch.attended, row)
+                quantize_input(job, step.out, scratch.attended, row)
             piece = next_piece(phase, count)
     phase += PHASE_BYTES
-    _product(job, step.out, scratch.attended, num_rows, scratch.branch, phase)
+    run_product(job, step.out, scratch.attended, num_rows, scratch.branch, phase)
     _add_and_norm(job, (step.post_norm, step.eps), step.gate_up, num_rows, phase + PHASE_BYTES)
 
 
@@ -187,7 +190,7 @@ def _add_and_norm(job: Any, norm: Any, following: Any, num_rows: int, phase: int
             residual = scratch.residual + row * row_bytes
             add_row(residual, scratch.branch + row * row_bytes, hidden, 1.0, 1.0)
             rms_norm_row(residual, norm[0], hidden, norm[1], scratch.normed + row * row_bytes)
-            _quantize(job, following, scratch.normed, row)
+            quantize_input(job, following, scratch.normed, row)
         piece = next_piece(phase, count)
 
 
@@ -195,7 +198,7 @@ def _add_and_norm(job: Any, norm: Any, following: Any, num_rows: int, phase: int
 def _mlp(job: Any, step: Any, num_rows: int, phase: int) -> None:
     """The gated MLP; its output is left in `scratch.branch`."""
     scratch, width = job.scratch, job.model.intermediate
-    _product(job, step.gate_up, scratch.normed, num_rows, scratch.gate_up, phase)
+    run_product(job, step.gate_up, scratch.normed, num_rows, scratch.gate_up, phase)
     phase += PHASE_BYTES
     size = _rows_per_piece(job, num_rows)
     count = -(-num_rows // size)
@@ -204,21 +207,21 @@ def _mlp(job: Any, step: Any, num_rows: int, phase: int) -> None:
         for row in range(piece * size, min((piece + 1) * size, num_rows)):
             gate_up = scratch.gate_up + row * 4 * wide(2 * width)
             swiglu_row(gate_up, width, scratch.activated + row * 4 * wide(width))
-            _quantize(job, step.down, scratch.activated, row)
+            quantize_input(job, step.down, scratch.activated, row)
         piece = next_piece(phase, count)
     phase += PHASE_BYTES
-    _product(job, step.down, scratch.activated, num_rows, scratch.branch, phase)
+    run_product(job, step.down, scratch.activated, num_rows, scratch.branch, phase)
 
 
 @part
 def _head(job: Any, num_rows: int, phase: int) -> None:
     model, scratch = job.model, job.scratch
     _add_and_norm(job, (model.norm, model.norm_eps), model.head, num_rows, phase)
-    _product(job, model.head, scratch.normed, num_rows, scratch.logits, phase + PHASE_BYTES)
+    run_product(job, model.head, scratch.normed, num_rows, scratch.logits, phase + PHASE_BYTES)
 
 
 @part
-def _product(job: Any, linear: Any, rows: int, num_rows: int, out: int, phase: int) -> None:
+def run_product(job: Any, linear: Any, rows: int, num_rows: int, out: int, phase: int) -> None:
     """This thread's share of one product; the rows of an int8 one are quantised already."""
     scratch = job.scratch
     source, width = rows, 4 * wide(linear.num_in)
@@ -231,7 +234,7 @@ def _product(job: Any, linear: Any, rows: int, num_rows: int, out: int, phase: i
 
 
 @part
-def _quantize(job: Any, linear: Any, rows: int, row: int) -> None:
+def quantize_input(job: Any, linear: Any, rows: int, row: int) -> None:
     """Row `row` of the input of an int8 product; nothing to do for another."""
     if linear.kind == INT8:
         scratch, width = job.scratch, wide(linear.num_in)

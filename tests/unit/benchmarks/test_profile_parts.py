@@ -1,20 +1,28 @@
 """The profile of a real step: its clock, and the work that it counts, rightly counted."""
 
+import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.profile_http import cpu_times
+from benchmarks.profile_kernels import HEAD, multiply_layers
 from benchmarks.profile_parts import (
+    PRODUCTS,
     Load,
     attention_costs,
+    measure_limits,
+    measure_parts,
     product_costs,
 )
-from benchmarks.profile_result import PYTHON
+from benchmarks.profile_result import PYTHON, Part
 from benchmarks.profile_step import clocked_step, load_of
-from benchmarks.profile_team import ClockedModels
+from benchmarks.profile_team import ClockedModels, Stopwatch
 from benchmarks.provenance import ROOT
 from benchmarks.scale_engine import FORMS, Bench, make_settings, write_tokens
 from evoserve.manifest.load import build_manifest
@@ -57,6 +65,45 @@ def test_a_step_on_the_clock_is_a_step(lab: Lab) -> None:
     assert min(times.values()) >= 0
     assert sum(times[name] for name in (*PYTHON, "native")) == pytest.approx(times["step"])
     assert lab.bench.kv_bytes >= kv_bytes > 0
+
+
+def in_a_pass(lab: Lab, experiment: Callable[[Any, Any, Load], None]) -> None:
+    """Run `experiment(job, steps, load)` after one more pass, on its records."""
+    chunks = lab.runtime.scheduler.schedule()
+    lab.models.team.experiment = lambda job, steps: experiment(job, steps, load_of(chunks))
+    lab.runtime.runner.forward(chunks)
+
+
+def test_the_head_alone_repeats_the_logits_of_the_pass(lab: Lab) -> None:
+    def experiment(job: Any, steps: Any, load: Load) -> None:
+        cells = (ctypes.c_float * (load.num_rows * VOCAB)).from_address(
+            int(job["scratch"]["logits"][0])
+        )
+        logits = np.frombuffer(cells, np.float32)
+        expected = logits.copy()
+        logits[:] = 0
+        product = partial(multiply_layers, job, steps, HEAD, 2)
+        Stopwatch(2).time(product, num_phases=1, repetitions=1, is_cold=False)
+        assert expected.any()
+        assert np.array_equal(logits, expected)
+
+    in_a_pass(lab, experiment)
+
+
+def test_every_part_is_measured_and_beside_its_limit(lab: Lab) -> None:
+    watch, parts = Stopwatch(2), lab.models.parts
+    assert parts is not None
+    limits = measure_limits(watch, is_int8=False)
+    assert all(min(rates) > 0 for rates in limits.values())
+    measured: list[Part] = []
+
+    def experiment(job: Any, steps: Any, load: Load) -> None:
+        measured.extend(measure_parts(watch, parts, load, (job, steps), 2))
+
+    in_a_pass(lab, experiment)
+    names = [part["name"] for part in measured]
+    assert names == [*PRODUCTS, "attention", "rows", "handing out rows"]
+    assert all(len(part["seconds"]) == 2 and min(part["seconds"]) > 0 for part in measured)
 
 
 def test_operations_and_bytes_are_those_of_the_shapes(lab: Lab) -> None:

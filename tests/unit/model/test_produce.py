@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from evoserve.errors import SourceError
 from evoserve.merge.expression import RecipeTensors
 from evoserve.model import produce
+from evoserve.model.backend import choose_backend
 from evoserve.model.blueprint import Blueprint, Draft, Part, layer_blueprint
-from evoserve.model.estimate import estimate
+from evoserve.model.estimate import estimate, kv_bytes_per_block
 from evoserve.model.layer import LayerWeights
 from evoserve.model.linear import DenseLinear, Linear, Table
-from evoserve.model.placement import Placement
+from evoserve.model.placement import Placement, choose_placement
 from evoserve.model.plan import plan_path
 from evoserve.model.produce import produce_weights
 
@@ -143,5 +144,18 @@ def test_the_estimate_is_what_is_built(quantization: str | None, recipe: lab.Rec
     chosen = "int8" if quantization else None
     backend = lab.torch_backend("cpu", torch.float32, chosen)
     model = lab.build_model(recipe, lab.WeightStore(), backend, num_threads=2)
-    needs = estimate(recipe, dtype=torch.float32, num_threads=2, quantization=chosen)
+    needs = estimate(recipe, Placement("cpu", torch.float32, chosen), num_threads=2)
     assert needs.weight_bytes == model.weight_bytes
+
+
+@pytest.mark.parametrize("block_size", [1, 16, 24])
+@pytest.mark.parametrize("enforce_eager", [False, True])
+def test_the_predicted_kv_cache_is_that_of_the_model(
+    block_size: int, enforce_eager: bool, recipe: lab.Recipe
+) -> None:
+    placement = choose_placement("cpu", torch.float32, None, enforce_eager=enforce_eager)
+    assert placement.is_packed is not enforce_eager
+    backend = choose_backend(placement, num_threads=1, enforce_eager=enforce_eager)
+    model = lab.build(recipe, backend=backend)
+    predicted = kv_bytes_per_block(plan_path(recipe), placement, block_size)
+    assert predicted == model.kv_bytes_per_block(block_size)
