@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_lab import ENGINES, QUANTIZED, MakeEngine, runner_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evoserve.manifest.load import build_manifest
@@ -90,3 +91,15 @@ def draw_prompt() -> Callable[[int, int], list[int]]:
         return ids
 
     return draw
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def running(request: pytest.FixtureRequest) -> MakeEngine:
+    """An async context manager: an engine with the given settings, closed at the end."""
+    return runner_of(ENGINES[request.param])
+
+
+@pytest.fixture(params=sorted(ENGINES | QUANTIZED))
+def running_any(request: pytest.FixtureRequest) -> MakeEngine:
+    """`running`, with engines too whose tokens are not those of transformers."""
+    return runner_of((ENGINES | QUANTIZED)[request.param])
