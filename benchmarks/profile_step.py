@@ -17,7 +17,6 @@ are measured in the same run. HTTP: CPU time of a real server's event loop besid
 
 import argparse
 import asyncio
-import platform
 import signal
 import sys
 import time
@@ -36,12 +35,11 @@ from benchmarks.profile_result import (
     format_scenario,
 )
 from benchmarks.profile_team import ClockedModels, Stopwatch
-from benchmarks.provenance import ROOT, find_commit, processor
+from benchmarks.provenance import ROOT, find_commit, machine
 from benchmarks.scale_engine import FORMS, Bench, make_settings, write_tokens
 from benchmarks.scale_recipes import NUM_LAYERS, build_path, open_recipe
 from benchmarks.scale_result import write_json
 from benchmarks.serve_server import SubjectError
-from benchmarks.serve_subjects import num_cpus
 from evoserve.engine.runtime import RecipeRuntime
 from evoserve.engine.sampler import sample
 from evoserve.engine.sequence import Chunk
@@ -189,11 +187,7 @@ def describe() -> Result:
     return {
         "benchmark": "profile_step",
         "model": "SmolLM2-135M",
-        "machine": {
-            "processor": processor(),
-            "num_cpus": num_cpus(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "commit": find_commit(),
         "forms": {},
     }

@@ -1,5 +1,6 @@
-"""Where a number was measured: the commit and the processor."""
+"""Where a number was measured: the commit and the machine."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -13,6 +14,16 @@ def find_commit() -> str | None:
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or None
+
+
+def machine() -> dict[str, str | int]:
+    """The processor, the cores that a program may use, the system."""
+    return {"processor": processor(), "num_cpus": num_cpus(), "system": platform.platform()}
+
+
+def num_cpus() -> int:
+    """Cores that a program may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

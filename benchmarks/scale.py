@@ -13,7 +13,6 @@ Parts: context, path, recipes, streams, sharing, prefix. Pictures and Markdown f
 
 import argparse
 import asyncio
-import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.provenance import ROOT, find_commit, processor
+from benchmarks.provenance import ROOT, find_commit, machine
 from benchmarks.scale_cases import CASES, FULL, QUICK, Effort
 from benchmarks.scale_engine import FORMS
 from benchmarks.scale_prefix import measure_prefix
@@ -35,7 +34,6 @@ from benchmarks.scale_result import (
 )
 from benchmarks.scale_sharing import measure_sharing
 from benchmarks.serve_server import SubjectError
-from benchmarks.serve_subjects import num_cpus
 
 PARTS = (*CASES, "sharing", "prefix")
 RESULT = ROOT / "benchmarks" / "results" / "scale.json"
@@ -98,11 +96,7 @@ def describe() -> Result:
     return {
         "benchmark": "scale",
         "model": "SmolLM2-135M",
-        "machine": {
-            "processor": processor(),
-            "num_cpus": num_cpus(),
-            "system": platform.platform(),
-        },
+        "machine": machine(),
         "commit": find_commit(),
         "torch": torch.__version__,
         "forms": {},

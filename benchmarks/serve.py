@@ -23,7 +23,6 @@ Pictures and Markdown: `python -m benchmarks.serve_page`.
 import argparse
 import asyncio
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.provenance import find_commit, processor
+from benchmarks.provenance import find_commit, machine
 from benchmarks.serve_client import Load, Measured, build_body, run_load
 from benchmarks.serve_prompts import SETS, write_prompts
 from benchmarks.serve_server import Running, SubjectError, start_server
@@ -42,7 +41,6 @@ from benchmarks.serve_subjects import (
     Subject,
     build_subjects,
     find_versions,
-    num_cpus,
 )
 from benchmarks.serve_table import Result, Round, Visit, format_tables, write_result
 
@@ -95,12 +93,7 @@ def describe(plan: Plan, peers: Peers) -> Result:
         "num_tokens": plan.num_tokens,
         "seed": plan.seed,
         "waves": {str(load.num_streams): load.num_waves for load in plan.loads},
-        "machine": {
-            "processor": processor(),
-            "num_cpus": num_cpus(),
-            "system": platform.platform(),
-            "load_before": os.getloadavg(),
-        },
+        "machine": {**machine(), "load_before": os.getloadavg()},
         "versions": find_versions(peers),
         "commit": find_commit(),
         "rounds": [],

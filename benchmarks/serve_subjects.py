@@ -1,14 +1,13 @@
 """The servers that are compared: command, environment and versions of each."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.provenance import ROOT
+from benchmarks.provenance import ROOT, num_cpus
 from benchmarks.serve_gguf import write_gguf
 
 MODEL = ROOT / "models" / "demo" / "smollm2-135m-instruct"
@@ -111,8 +110,3 @@ def _versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     versions: dict[str, str] = json.loads(done.stdout)
     return versions
-
-
-def num_cpus() -> int:
-    """Cores that a server may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

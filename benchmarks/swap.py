@@ -22,7 +22,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -34,11 +33,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypedDict
 
-from benchmarks.provenance import ROOT, find_commit, processor
+from benchmarks.provenance import ROOT, find_commit, machine, num_cpus
 from benchmarks.serve_client import build_body
 from benchmarks.serve_prompts import write_prompts
 from benchmarks.serve_server import SubjectError, start_server
-from benchmarks.serve_subjects import MODEL, Subject, num_cpus
+from benchmarks.serve_subjects import MODEL, Subject
 from benchmarks.swap_load import (
     Gaps,
     Heard,
@@ -114,7 +113,7 @@ def main() -> None:
     result = {
         "benchmark": "swap",
         "commit": find_commit(),
-        "machine": {"processor": processor(), "cpus": num_cpus(), "system": platform.platform()},
+        "machine": machine(),
         "options": options,
         "ours": outcome,
         "restart_s": restart_s,

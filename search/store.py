@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evoserve.database import transaction
 from evoserve.errors import InputError
 
 SCHEMA_VERSION = 2
@@ -138,7 +139,7 @@ class Store:
         """Append a whole generation and the optimizer's state after it, or nothing at all."""
         number = individuals[0].generation
         rows = [_row(run, individual) for individual in individuals]
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT INTO generation (run, number, state, seconds) VALUES (?, ?, ?, ?)",
                 (run, number, state, seconds),
@@ -201,7 +202,7 @@ class Store:
             os.close(handle)
 
     def _create(self) -> None:
-        with self._transaction():
+        with transaction(self._db):
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
@@ -211,16 +212,6 @@ class Store:
                 raise StoreError(
                     f"{self.file}: store version {version}, this program reads {SCHEMA_VERSION}"
                 )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
 
 def by_generation(individuals: Sequence[Individual]) -> list[list[Individual]]:

@@ -13,7 +13,7 @@ from evoserve.api.schemas import ChatBody, Choice
 from evoserve.api.service import Service
 from evoserve.api.stream import Wording
 from evoserve.api.structured import answer_grammar
-from evoserve.api.tool_text import ToolCall
+from evoserve.api.tool_text import CallPart
 from evoserve.api.tools import plan_tools
 from evoserve.errors import RequestError
 
@@ -83,7 +83,7 @@ def _choice(piece: Piece) -> Choice:
     }
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
+def _call(call: CallPart) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -96,19 +96,21 @@ def _chunks(piece: Piece, is_first: bool) -> list[Choice]:
         chunks.append(
             {**_chunk(piece.index, {"content": piece.text}), "logprobs": _logprobs(piece)}
         )
-    for call in piece.calls:
-        chunks += _call_chunks(piece.index, call)
+    for part in piece.calls:
+        chunks += _call_chunks(piece.index, part)
     if piece.finish_reason is not None:
         chunks.append({**_chunk(piece.index, {}), "finish_reason": piece.finish_reason})
     return chunks
 
 
-def _call_chunks(index: int, call: ToolCall) -> list[Choice]:
-    """OpenAI's two kinds of deltas: the head with id and name, then the arguments."""
-    whole = _call(call)
-    head = {**whole, "index": call.index, "function": {"name": call.name, "arguments": ""}}
-    rest = {"index": call.index, "function": {"arguments": call.arguments}}
-    return [_chunk(index, {"tool_calls": [delta]}) for delta in (head, rest)]
+def _call_chunks(index: int, part: CallPart) -> list[Choice]:
+    """OpenAI's two kinds of deltas: the head with id and name, then more of the arguments."""
+    deltas = []
+    if part.name:
+        deltas.append({"index": part.index, **_call(replace(part, arguments=""))})
+    if part.arguments:
+        deltas.append({"index": part.index, "function": {"arguments": part.arguments}})
+    return [_chunk(index, {"tool_calls": [delta]}) for delta in deltas]
 
 
 def _chunk(index: int, delta: dict[str, Any]) -> Choice:

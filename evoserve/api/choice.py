@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from evoserve.api.registry import ServedRecipe
-from evoserve.api.tool_text import ToolCall, ToolText
+from evoserve.api.tool_text import CallPart, ToolText
 from evoserve.api.tools import ToolPlan
 from evoserve.engine.protocol import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
 from evoserve.errors import CapacityError, EngineError
@@ -55,13 +55,13 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Piece:
-    """What came last of choice `index`: text, the tokens behind it if asked for, calls, the end."""
+    """What came last of choice `index`: text, tokens if asked for, parts of calls, the end."""
 
     index: int
     text: str
     tokens: tuple[ScoredToken, ...] = ()
     finish_reason: str | None = None
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[CallPart, ...] = ()
 
 
 def spell(spelling: bytes) -> str:

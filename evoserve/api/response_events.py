@@ -10,7 +10,7 @@ from evoserve.api.errors import error_answer, log_internal, status_of
 from evoserve.api.generate import Generation
 from evoserve.api.schemas import Usage
 from evoserve.api.stream import KEEP_ALIVE, KEEP_ALIVE_S, encode_json
-from evoserve.api.tool_text import ToolCall
+from evoserve.api.tool_text import CallPart
 from evoserve.errors import EngineError
 
 Event = dict[str, Any]
@@ -40,18 +40,16 @@ class Story:
         events: list[Event] = []
         if piece.text or piece.tokens:
             events += self._say(piece)
-        for call in piece.calls:
-            events += [*self._end_message("completed"), *self._call(call)]
+        for part in piece.calls:
+            events += self._call(part)
         return events
 
     def end(self, finish_reason: str | None, usage: Usage) -> list[Event]:
         """The last events; the answer is complete."""
-        events: list[Event] = []
-        if not self.answer["output"]:
-            events += self._begin_message()
+        events = [] if self.answer["output"] else self._begin_message()
         is_cut = finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
-        events += self._end_message(status)
+        events += self._end_item(status)
         self.answer["status"] = status
         if is_cut:
             self.answer["incomplete_details"] = {"reason": "max_output_tokens"}
@@ -59,13 +57,14 @@ class Story:
         return [*events, {"type": f"response.{status}", "response": self.answer}]
 
     def _say(self, piece: Piece) -> list[Event]:
-        events = [] if self._message else self._begin_message()
+        is_open = self._item is not None and self._item["type"] == "message"
+        events = [] if is_open else [*self._end_item("completed"), *self._begin_message()]
         part = self._part()
         logprobs = [scored(token) for token in piece.tokens] if self._has_logprobs else []
         part["text"] += piece.text
         part["logprobs"] += logprobs
         delta = {"delta": piece.text, "logprobs": logprobs}
-        return [*events, {"type": "response.output_text.delta", **self._place(), **delta}]
+        return [*events, self._part_event("output_text.delta", **delta)]
 
     def _begin_message(self) -> list[Event]:
         item = self._new_item("msg", {"type": "message", "role": "assistant", "content": []})

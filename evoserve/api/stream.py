@@ -15,6 +15,7 @@ from evoserve.api.errors import error_answer, log_internal, status_of
 from evoserve.api.generate import Generation
 from evoserve.api.schemas import Answer, Choice, ErrorAnswer, SamplingBody, StreamOptions
 from evoserve.api.service import service_of
+from evoserve.api.tool_text import join_parts
 
 KEEP_ALIVE_S = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -173,7 +174,7 @@ async def _whole(generation: Generation) -> list[Piece]:
 def _join(pieces: Sequence[Piece]) -> Piece:
     tokens = tuple(token for piece in pieces for token in piece.tokens)
     text = "".join(piece.text for piece in pieces)
-    calls = tuple(call for piece in pieces for call in piece.calls)
+    calls = join_parts(part for piece in pieces for part in piece.calls)
     return Piece(pieces[-1].index, text, tokens, pieces[-1].finish_reason, calls)
 
 

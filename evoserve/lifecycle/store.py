@@ -9,12 +9,12 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from evoserve.database import transaction
 from evoserve.errors import ConfigError
 from evoserve.lifecycle.split import Target
 
@@ -124,7 +124,7 @@ class StateStore:
 
     def delete_recipe(self, model_id: str) -> None:
         """Forget a recipe and the plain name that leads to it."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM recipe WHERE model_id = ?", (model_id,))
             self._db.execute("DELETE FROM name WHERE model_id = ?", (model_id,))
 
@@ -152,7 +152,7 @@ class StateStore:
     def change_alias(self, alias: str, action: Action, targets: Sequence[Target]) -> AliasChange:
         """Append a state to an alias's history; it is the present one from now on."""
         written = json.dumps([[target.model_id, target.weight] for target in targets])
-        with self._transaction():
+        with transaction(self._db):
             (version,) = self._db.execute(
                 "SELECT coalesce(max(version), 0) + 1 FROM alias_change WHERE alias = ?", (alias,)
             ).fetchone()
@@ -180,21 +180,11 @@ class StateStore:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         if not tables:
-            with self._transaction():
+            with transaction(self._db):
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def _by_alias(self) -> list[list[AliasChange]]:
         groups: dict[str, list[AliasChange]] = {}

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
-import torch
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from byte_model import save_byte_model
 
 from evoserve.api.registry import Registry, describe
 from evoserve.api.server import run as run_loop
@@ -29,6 +26,7 @@ TEMPLATE = (
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
     "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+SPECIAL = ("user", "assistant", "system", "tool", "fim_prefix", "fim_suffix", "fim_middle")
 
 
 @dataclass(frozen=True)
@@ -43,34 +41,9 @@ class Server:
 
 
 def save_model(folder: Path) -> Path:
-    """Random weights over 256 byte tokens, with the tokens of Qwen for filling in the middle."""
-    torch.manual_seed(0)
-    vocab = {piece: id_ for id_, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Backend(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["user", "assistant", "system", "tool", "fim_prefix", "fim_suffix", "fim_middle"]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|end|>",
-        additional_special_tokens=[f"<|{name}|>" for name in special],
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.5,
-        eos_token_id=fast.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    """With the tokens of Qwen for filling in the middle."""
+    special = [f"<|{name}|>" for name in SPECIAL]
+    return save_byte_model(folder, TEMPLATE, special, max_position_embeddings=4096)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
-import torch
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from byte_model import save_byte_model
 
 from evoserve.api.registry import Registry, describe
 from evoserve.api.server import run as run_loop
@@ -42,33 +39,9 @@ class Live:
 
 
 def save_tiny_llama(folder: Path) -> Path:
-    """Random weights of 256 byte tokens and four special ones; a few hundred kilobytes."""
-    torch.manual_seed(0)
-    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    backend = Backend(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    roles = ["<|user|>", "<|assistant|>", "<|system|>"]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=roles
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.5,
-        eos_token_id=fast.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    """Speaks in bytes and four special tokens."""
+    special = ["<|user|>", "<|assistant|>", "<|system|>"]
+    return save_byte_model(folder, TEMPLATE, special, max_position_embeddings=1024)
 
 
 def start(folder: Path, settings: Settings) -> Iterator[Live]:

@@ -1,21 +1,10 @@
 """What the page is tested against: a server over the mini zoo, and a model that writes markup."""
 
-import asyncio
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from evoserve.api.registry import Registry
-from evoserve.api.server import serve
-from evoserve.config import Settings
-from evoserve.engine.torch_engine import TorchEngine
-from evoserve.lifecycle.lifecycle import Lifecycle
-from evoserve.lifecycle.store import StateStore
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -24,43 +13,6 @@ RECIPES = {
 }
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
 MARKUP = ("<img src=x onerror=alert(1)>", "<script>alert(2)</script>")
-
-
-@contextmanager
-def running(**given: object) -> Iterator[str]:
-    """The URL of a server in a thread of its own."""
-    values = {"port": 0, "threads": 1, "dtype": "float32", "kv_cache_bytes": 2**21, **given}
-    settings = Settings(catalogue=ROOT / "models" / "catalogue.toml", **values)  # type: ignore[arg-type]
-    found: dict[str, object] = {}
-    is_up = threading.Event()
-
-    async def run() -> None:
-        engine, registry = TorchEngine(settings), Registry()
-        lifecycle = Lifecycle(settings, engine, registry, StateStore(None))
-        await lifecycle.restore()
-        found.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
-
-        def on_bound(port: int) -> None:
-            found["port"] = port
-            is_up.set()
-
-        await serve(settings, engine, registry, lifecycle, on_bound=on_bound)
-
-    def target() -> None:
-        try:
-            asyncio.run(run())
-        except asyncio.CancelledError:
-            pass
-        finally:
-            is_up.set()
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    assert is_up.wait(60)
-    yield f"http://127.0.0.1:{found['port']}"
-    found["loop"].call_soon_threadsafe(found["task"].cancel)  # type: ignore[attr-defined]
-    thread.join(60)
-    assert not thread.is_alive()
 
 
 def save_markup_llama(tiny: Path, folder: Path) -> Path:

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from page_lab import CHROMIUM, MARKUP, RECIPES, hostile_manifest, running, save_markup_llama
+from live_server import running
+from page_lab import CHROMIUM, MARKUP, RECIPES, hostile_manifest, save_markup_llama
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested by playwright")
 if not CHROMIUM.exists():

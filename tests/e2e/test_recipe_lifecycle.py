@@ -3,23 +3,16 @@
 import asyncio
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from live_server import running
 
-from evoserve.api.registry import Registry
-from evoserve.api.server import serve
 from evoserve.cli.main import main
-from evoserve.config import Settings
-from evoserve.engine.torch_engine import TorchEngine
-from evoserve.lifecycle.lifecycle import Lifecycle
-from evoserve.lifecycle.store import StateStore
 from evoserve.manifest.canonical import model_id
 from evoserve.manifest.load import load_manifest
 
@@ -34,44 +27,6 @@ def file_of(name: str) -> Path:
 
 def id_of(name: str) -> str:
     return model_id(load_manifest(file_of(name)))
-
-
-@contextmanager
-def running(store: Path | None = None, **given: object) -> Iterator[str]:
-    """The URL of a server in a thread of its own."""
-    values = {"port": 0, "drain_s": 5.0, "threads": 1, "dtype": "float32", **given}
-    values.setdefault("kv_cache_bytes", 2**21)
-    settings = Settings(catalogue=ROOT / "models" / "catalogue.toml", **values)
-    found: dict[str, object] = {}
-    is_up = threading.Event()
-
-    async def run() -> None:
-        engine, registry = TorchEngine(settings), Registry()
-        lifecycle = Lifecycle(settings, engine, registry, StateStore(store))
-        await lifecycle.restore()
-        found.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
-
-        def on_bound(port: int) -> None:
-            found["port"] = port
-            is_up.set()
-
-        await serve(settings, engine, registry, lifecycle, on_bound=on_bound)
-
-    def target() -> None:
-        try:
-            asyncio.run(run())
-        except asyncio.CancelledError:
-            pass
-        finally:
-            is_up.set()
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    assert is_up.wait(60)
-    yield f"http://127.0.0.1:{found['port']}"
-    found["loop"].call_soon_threadsafe(found["task"].cancel)
-    thread.join(30)
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
