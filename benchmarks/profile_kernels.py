@@ -125,7 +125,8 @@ def multiply_in_cache(
 ) -> None:
     """The micro-kernel `count` times on rows and a panel that stay in the L1 cache."""
     buffer = np.zeros(4 * PANEL * MICRO_K, np.float32)
-    panel, rows = buffer.ctypes.data, buffer.ctypes.data + 4 * PANEL * MICRO_K
+    panel = (buffer.ctypes.data + 63) // 64 * 64  # vectors within a cache line, as of weights
+    rows = panel + 4 * PANEL * MICRO_K
     out = rows + 4 * MAX_ROWS * MICRO_K
     zeros = out + 4 * MAX_ROWS * PANEL
     each, width = kernels[0], 4 * MICRO_K
@@ -133,11 +134,11 @@ def multiply_in_cache(
     for _ in range(count):
         if kind == INT8:
             call(each.multiply_int8, (
-                MAX_ROWS, rows, width, panel, MICRO_K, out, 4 * PANEL, zeros, zeros, zeros,
+                MAX_ROWS, rows, width, panel, MICRO_K, out, 4 * PANEL, zeros, 0, zeros, zeros,
             ))  # fmt: skip
         else:
             call(each.multiply_dense, (
-                kind, MAX_ROWS, rows, width, panel, MICRO_K, out, 4 * PANEL, zeros,
+                kind, MAX_ROWS, rows, width, panel, MICRO_K, out, 4 * PANEL, zeros, 0,
             ))  # fmt: skip
     _end(cells, num_threads)
 

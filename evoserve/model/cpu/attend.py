@@ -73,56 +73,77 @@ def _load_queries(
 @part
 def _score(job: Any, span: Any, queries: int, num_rows: int, scores: int) -> None:
     """Column p of a row of `scores` is query * key at position begin + p."""
-    begin, stop, table, cache, kv_head = span
+    begin, stop, _, cache, kv_head = span
     batch, dim = job.batch, job.model.head_dim
     query_bytes, score_bytes = 4 * wide(dim), 4 * job.scratch.score_width
-    position = begin
-    while position < stop:
-        offset = position % batch.block_size
-        panels = _head_cache(job, table, cache, kv_head, position)
-        panel = panels + 4 * offset * padded_in(dim)
-        out = scores + 4 * (position - begin)
-        row = 0
-        while row < num_rows:
-            count = min(MAX_ROWS, num_rows - row)
-            call(job.kernels.multiply_dense, (
-                FLOAT32, count, queries + row * query_bytes, query_bytes, panel, padded_in(dim),
-                out + row * score_bytes, score_bytes, job.scratch.zeros,
-            ))  # fmt: skip
-            row += count
-        position += min(PANEL, batch.block_size - offset)
+    panel_bytes = 4 * PANEL * padded_in(dim)
+    keys_bytes = 4 * wide(batch.block_size) * padded_in(dim)
+    blocks = _blocks(job, span)
+    first = _head_cache(job, cache, kv_head, blocks[0])
+    keys, out = first, scores
+    for index in range(blocks.size):
+        following = first + keys_bytes
+        if index + 1 < blocks.size:
+            following = _head_cache(job, cache, kv_head, blocks[index + 1])
+        last = min(stop - begin - index * batch.block_size, batch.block_size)
+        for offset in range(0, last, PANEL):
+            panel = keys + offset // PANEL * panel_bytes
+            row = 0
+            while row < num_rows:
+                count = min(MAX_ROWS, num_rows - row)
+                call(job.kernels.multiply_dense, (
+                    FLOAT32, count, queries + row * query_bytes, query_bytes, panel, padded_in(dim),
+                    out + row * score_bytes + 4 * offset, score_bytes, job.scratch.zeros,
+                    following - keys,
+                ))  # fmt: skip
+                row += count
+        keys = following
+        out += 4 * batch.block_size
 
 
 @part
 def _weigh(job: Any, span: Any, scores: int, num_rows: int, outputs: int) -> None:
     """Add up the values, weighted with the probabilities that `scores` holds by now."""
-    begin, stop, table, cache, kv_head = span
+    begin, stop, _, cache, kv_head = span
     batch, dim = job.batch, job.model.head_dim
     row_bytes, score_bytes = 4 * wide(dim), 4 * job.scratch.score_width
     keys_bytes = 4 * wide(batch.block_size) * padded_in(dim)
-    position = begin
-    while position < stop:
-        offset = position % batch.block_size
-        count = min(batch.block_size - offset, stop - position)
-        values = _head_cache(job, table, cache, kv_head, position) + keys_bytes + offset * row_bytes
+    most = 2 * PANEL if num_rows <= MAX_ROWS // 2 else PANEL
+    blocks = _blocks(job, span)
+    values, weights = _head_cache(job, cache, kv_head, blocks[0]) + keys_bytes, scores
+    for index in range(blocks.size):
+        following = values
+        if index + 1 < blocks.size:
+            following = _head_cache(job, cache, kv_head, blocks[index + 1]) + keys_bytes
+        count = min(stop - begin - index * batch.block_size, batch.block_size)
         row = 0
         while row < num_rows:
             rows = min(MAX_ROWS, num_rows - row)
-            weights = scores + row * score_bytes + 4 * (position - begin)
-            for column in range(0, row_bytes, 4 * PANEL):
+            column = 0
+            while column < wide(dim):
+                width = min(most, wide(dim) - column)
                 call(job.kernels.accumulate, (
-                    rows, weights, score_bytes, values + column,
-                    row_bytes, count, outputs + row * row_bytes + column, row_bytes,
+                    width, rows, weights + row * score_bytes, score_bytes, values + 4 * column,
+                    row_bytes, count, outputs + row * row_bytes + 4 * column, row_bytes,
+                    following - values,
                 ))  # fmt: skip
+                column += width
             row += rows
-        position += count
+        values = following
+        weights += 4 * batch.block_size
 
 
 @part
-def _head_cache(job: Any, table: int, cache: int, kv_head: int, position: int) -> int:
-    """Address of what the block of `position` holds of `kv_head`."""
-    index = position // job.batch.block_size
-    block = integers(table + 8 * index, 1)[0]
+def _blocks(job: Any, span: Any) -> Any:
+    """int64: the blocks that hold positions begin to stop."""
+    begin, stop, table, _, _ = span
+    first, last = begin // job.batch.block_size, (stop - 1) // job.batch.block_size
+    return integers(table + 8 * first, last - first + 1)
+
+
+@part
+def _head_cache(job: Any, cache: int, kv_head: int, block: int) -> int:
+    """Address of what a block holds of `kv_head`."""
     size = kv_head_bytes(job.model.head_dim, job.batch.block_size)
     number: int = block * job.model.num_kv_heads + kv_head
     return cache + number * size

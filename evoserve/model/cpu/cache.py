@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from evoserve.model.cpu.records import kv_head_bytes
+from evoserve.model.heap import prefer_huge_pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,4 +40,6 @@ def new_panel_cache(
 ) -> PanelCache:
     """One allocation, of which the operating system gives what is written to."""
     width = kv_head_bytes(head_dim, block_size) // np.dtype(np.float32).itemsize
-    return PanelCache(torch.empty(num_steps, num_blocks, num_kv_heads, width), block_size)
+    data = torch.empty(num_steps, num_blocks, num_kv_heads, width)
+    prefer_huge_pages(data)
+    return PanelCache(data, block_size)

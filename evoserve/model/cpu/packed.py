@@ -12,6 +12,7 @@ from evoserve.model.cpu.records import LINEAR, Array, padded_in, wide
 from evoserve.model.cpu.rows import embed, quantize_row
 from evoserve.model.cpu.scalar import floats
 from evoserve.model.cpu.simd import BFLOAT16, FLOAT16, FLOAT32, INT8, PANEL
+from evoserve.model.heap import prefer_huge_pages
 from evoserve.model.quantize import WEIGHT_LEVELS, token_levels
 
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -91,6 +92,7 @@ def pack_dense(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Packed
     """Pack a contiguous CPU weight (num_out, num_in), float32, bfloat16 or float16, as it is."""
     num_out, num_in = weight.shape
     panels = torch.empty(wide(num_out) // PANEL, padded_in(num_in), PANEL, dtype=weight.dtype)
+    prefer_huge_pages(panels)
     bits = torch.int32 if weight.dtype == torch.float32 else torch.int16
     _transpose(weight.view(bits).numpy(), panels.view(bits).numpy())
     return PackedLinear(num_out, num_in, panels, _padded_bias(bias, num_out))
@@ -104,6 +106,7 @@ def pack_int8(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedL
     num_out, num_in = weight.shape
     shape = (wide(num_out) // PANEL, padded_in(num_in) // 2, PANEL, 2)
     panels, scales = torch.empty(shape, dtype=torch.int8), torch.ones(wide(num_out))
+    prefer_huge_pages(panels)
     _quantize_channels(weight.numpy(), panels.numpy(), scales.numpy())
     return PackedLinear(num_out, num_in, panels, _padded_bias(bias, num_out), scales)
 

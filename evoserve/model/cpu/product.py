@@ -50,7 +50,8 @@ def _multiply_panel(
     row, num_rows = span
     num_groups = -(-num_rows // MAX_ROWS)
     item_bytes = _item_bytes(linear.kind)
-    weight = linear.weight + panel * PANEL * linear.num_in * item_bytes
+    panel_bytes = PANEL * linear.num_in * item_bytes
+    weight = linear.weight + panel * panel_bytes
     bias = linear.bias + 4 * PANEL * panel
     for group in range(num_groups):
         count = num_rows // num_groups + (1 if group < num_rows % num_groups else 0)
@@ -60,12 +61,12 @@ def _multiply_panel(
             columns = linear.scales + 4 * PANEL * panel
             call(kernels.multiply_int8, (
                 count, source, stride, weight, linear.num_in, target, out[1],
-                bias, columns, scales + 4 * row,
+                bias, panel_bytes, columns, scales + 4 * row,
             ))  # fmt: skip
         else:
             call(kernels.multiply_dense, (
                 linear.kind, count, source, stride, weight, linear.num_in,
-                target, out[1], bias,
+                target, out[1], bias, panel_bytes,
             ))  # fmt: skip
         row += count
 
