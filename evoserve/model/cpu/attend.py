@@ -36,7 +36,7 @@ def attend_tile(job: Any, step: Any, cache: int, tile: int, kv_head: int, thread
     scores = scratch.scores + 4 * thread * scratch.max_tile_rows * scratch.score_width
     group = job.model.num_heads // job.model.num_kv_heads
     num_rows = num_tokens * group
-    _load_queries(job, first_token, kv_head, num_rows, queries, outputs)
+    _load_queries(job, first_token, kv_head, num_rows, queries)
     _score(job, span, queries, num_rows, scores)
     for row in range(num_rows):
         end = first + row // group + 1
@@ -48,10 +48,8 @@ def attend_tile(job: Any, step: Any, cache: int, tile: int, kv_head: int, thread
 
 
 @part
-def _load_queries(
-    job: Any, first_token: int, kv_head: int, num_rows: int, queries: int, outputs: int
-) -> None:
-    """Scaled queries, zero padded, and zeros where the outputs are summed."""
+def _load_queries(job: Any, first_token: int, kv_head: int, num_rows: int, queries: int) -> None:
+    """Scaled and zero padded."""
     model = job.model
     dim, group = model.head_dim, model.num_heads // model.num_kv_heads
     width = wide(dim)
@@ -61,13 +59,11 @@ def _load_queries(
         head = kv_head * group + row % group
         token = first_token + row // group
         source = floats(job.scratch.qkv + token * qkv_bytes + 4 * head * dim, dim)
-        query, output = floats(queries + 4 * row * width, width), floats(outputs, num_rows * width)
+        query = floats(queries + 4 * row * width, width)
         for i in range(dim):
             query[i] = source[i] * scale
         for i in range(dim, width):
             query[i] = _ZERO
-        for i in range(row * width, (row + 1) * width):
-            output[i] = _ZERO
 
 
 @part
@@ -103,34 +99,23 @@ def _score(job: Any, span: Any, queries: int, num_rows: int, scores: int) -> Non
 
 @part
 def _weigh(job: Any, span: Any, scores: int, num_rows: int, outputs: int) -> None:
-    """Add up the values, weighted with the probabilities that `scores` holds by now."""
+    """Sums of the values, weighted with the probabilities that `scores` holds by now."""
     begin, stop, _, cache, kv_head = span
     batch, dim = job.batch, job.model.head_dim
     row_bytes, score_bytes = 4 * wide(dim), 4 * job.scratch.score_width
-    keys_bytes = 4 * wide(batch.block_size) * padded_in(dim)
-    most = 2 * PANEL if num_rows <= MAX_ROWS // 2 else PANEL
+    block_bytes = job.model.num_kv_heads * kv_head_bytes(dim, batch.block_size)
+    values = _head_cache(job, cache, kv_head, 0) + 4 * wide(batch.block_size) * padded_in(dim)
     blocks = _blocks(job, span)
-    values, weights = _head_cache(job, cache, kv_head, blocks[0]) + keys_bytes, scores
-    for index in range(blocks.size):
-        following = values
-        if index + 1 < blocks.size:
-            following = _head_cache(job, cache, kv_head, blocks[index + 1]) + keys_bytes
-        count = min(stop - begin - index * batch.block_size, batch.block_size)
-        row = 0
-        while row < num_rows:
-            rows = min(MAX_ROWS, num_rows - row)
-            column = 0
-            while column < wide(dim):
-                width = min(most, wide(dim) - column)
-                call(job.kernels.accumulate, (
-                    width, rows, weights + row * score_bytes, score_bytes, values + 4 * column,
-                    row_bytes, count, outputs + row * row_bytes + 4 * column, row_bytes,
-                    following - values,
-                ))  # fmt: skip
-                column += width
-            row += rows
-        values = following
-        weights += 4 * batch.block_size
+    first = blocks.ctypes.data
+    most = 2 * PANEL if num_rows <= MAX_ROWS // 2 else PANEL
+    for row in range(0, num_rows, MAX_ROWS):
+        count = min(MAX_ROWS, num_rows - row)
+        for column in range(0, wide(dim), most):
+            call(job.kernels.accumulate, (
+                min(most, wide(dim) - column), count, scores + row * score_bytes, score_bytes,
+                stop - begin, first, first + 8 * blocks.size, batch.block_size, block_bytes,
+                values + 4 * column, row_bytes, outputs + row * row_bytes + 4 * column, row_bytes,
+            ))  # fmt: skip
 
 
 @part

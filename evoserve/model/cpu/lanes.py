@@ -42,11 +42,14 @@ def loop(
     builder: Any,
     start: Value,
     stop: Value,
-    strides: tuple[Any, int],
+    strides: tuple[Any, Any],
     first: list[Value],
     step: _Step,
 ) -> list[Value]:
-    """Run `step(address, row offset, sums)` until `stop`, at least once; the last sums."""
+    """Run `step(address, row offset, sums)` until `stop`, at least once; the last sums.
+
+    strides: of address and offset, integers or values; a step may hold another loop.
+    """
     before, body = builder.block, builder.append_basic_block("k")
     after = builder.append_basic_block("sums")
     builder.branch(body)
@@ -58,12 +61,13 @@ def loop(
     for phi, value in zip(sums, first, strict=True):
         phi.add_incoming(value, before)
     results = step(at, offset, sums)
+    end = builder.block
     for phi, value in zip(sums, results, strict=True):
-        phi.add_incoming(value, body)
-    stride = size(strides[0]) if isinstance(strides[0], int) else strides[0]
-    following = builder.add(at, stride)
-    at.add_incoming(following, body)
-    offset.add_incoming(builder.add(offset, size(strides[1])), body)
+        phi.add_incoming(value, end)
+    by, offset_by = (size(each) if isinstance(each, int) else each for each in strides)
+    following = builder.add(at, by)
+    at.add_incoming(following, end)
+    offset.add_incoming(builder.add(offset, offset_by), end)
     builder.cbranch(builder.icmp_unsigned("<", following, stop), body, after)
     builder.position_at_end(after)
     return results

@@ -22,6 +22,7 @@ from evoserve.model.cpu.lanes import (
     I8,
     I16,
     I32,
+    I64,
     INTS,
     LANES,
     SHORTS,
@@ -134,35 +135,51 @@ def multiply_int8(_context: Any, _arguments: Any) -> Any:
 
 @intrinsic
 def accumulate(_context: Any, _arguments: Any) -> Any:
-    """(num_columns, num_rows, rows, row_bytes, columns, column_bytes, k, out, out_bytes, ahead),
-    all float32: out[r, :num_columns] += sum over k of rows[r, k] * columns[k, :num_columns].
+    """(num_columns, num_rows, rows, row_bytes, k, blocks, end, block_size, block_bytes, columns,
+    column_bytes, out, out_bytes), all float32:
+    out[r, :num_columns] = sum over k of rows[r, k] * columns[k, :num_columns].
 
-    num_columns: 16, or 32 for up to MAX_ROWS / 2 rows; column_bytes: from one k to the next; k:
-    at least 1; ahead: as above.
+    num_columns: 16, or 32 for up to MAX_ROWS / 2 rows. Columns lie in blocks of block_size, whose
+    int64 numbers lie from blocks to end and hold k columns in all, at least 1; columns: column 0
+    of block 0; block_bytes, column_bytes: from one to the next.
     """
 
     def emit(builder: Any, arguments: list[Value], case: int) -> None:
-        rows, row_bytes, columns, column_bytes, k, out, out_bytes, ahead = arguments
+        rows, row_bytes, k, blocks, end, block_size, block_bytes, *places = arguments
+        columns, column_bytes, out, out_bytes = places
         is_wide, count = divmod(case, MAX_ROWS + 1)
         parts = range(2 * len(_HALVES)) if is_wide else _HALVES
         starts = row_starts(builder, rows, row_bytes, count)
-        outs = row_starts(builder, out, out_bytes, count)
-        first = [load(builder, at, 32 * part, FLOATS) for at in outs for part in parts]
+        first = [ir.Constant(FLOATS, [0.0] * LANES)] * (count * len(parts))
 
-        def step(at: Value, offset: Value, sums: list[Value]) -> list[Value]:
-            prefetch(builder, builder.add(at, ahead), 32 * len(parts))
-            loaded = [load(builder, at, 32 * part, FLOATS) for part in parts]
-            factors = [splat_float(builder, start, offset, 0) for start in starts]
-            return multiply_add(builder, factors, loaded, sums)
+        def block_at(number: Value) -> Value:
+            return builder.add(columns, builder.mul(load(builder, number, 0, I64, 8), block_bytes))
 
-        stop = builder.add(columns, builder.mul(k, column_bytes))
-        sums = loop(builder, columns, stop, (column_bytes, 4), first, step)
+        def add_block(at: Value, offset: Value, sums: list[Value]) -> list[Value]:
+            here, following = block_at(at), builder.add(at, size(8))
+            is_last = builder.icmp_unsigned(">=", following, end)
+            ahead = builder.sub(block_at(builder.select(is_last, at, following)), here)
+            left = builder.sub(k, builder.lshr(offset, size(2)))
+            num_bytes = builder.mul(builder.select(is_last, left, block_size), column_bytes)
+            mine = [builder.add(start, offset) for start in starts]
+
+            def add_column(column: Value, offset: Value, sums: list[Value]) -> list[Value]:
+                prefetch(builder, builder.add(column, ahead), 32 * len(parts))
+                loaded = [load(builder, column, 32 * part, FLOATS) for part in parts]
+                factors = [splat_float(builder, start, offset, 0) for start in mine]
+                return multiply_add(builder, factors, loaded, sums)
+
+            stop = builder.add(here, num_bytes)
+            return loop(builder, here, stop, (column_bytes, 4), sums, add_column)
+
+        strides = (8, builder.mul(size(4), block_size))
+        sums = loop(builder, blocks, end, strides, first, add_block)
         store_rows(builder, out, out_bytes, sums, len(parts))
 
     cases = [*range(1, MAX_ROWS + 1), *range(MAX_ROWS + 2, MAX_ROWS + 2 + MAX_ROWS // 2)]
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
-        num_columns, num_rows, *rest = arguments_at(builder, values[0], 10)
+        num_columns, num_rows, *rest = arguments_at(builder, values[0], 13)
         is_wide = builder.udiv(num_columns, size(2 * PANEL))
         case = builder.add(builder.mul(is_wide, size(MAX_ROWS + 1)), num_rows)
         switch(builder, case, cases, lambda which: emit(builder, rest, which))
