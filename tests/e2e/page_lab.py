@@ -1,9 +1,18 @@
-"""What the page is tested against: a server over the mini zoo, and a model that writes markup."""
+"""What the page is tested with: servers over the mini zoo, a watched browser, a model of markup."""
 
+import json
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
+import pytest
 import torch
+from byte_model import save_byte_model
+from live_server import running
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -12,18 +21,137 @@ RECIPES = {
     for name in ("ties", "dfs", "ps-dfs", "dare-ties")
 }
 CHROMIUM = Path(shutil.which("chromium") or "/usr/bin/chromium")
+QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update")
 MARKUP = ("<img src=x onerror=alert(1)>", "<script>alert(2)</script>")
+WAIT_MS = 60_000  # the first load may compile kernels
+PHONE = {"width": 360, "height": 740}
+ENDLESS_TOKENS = 30_000  # of the model that never stops: many seconds, whoever else computes
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
 
 
-def save_markup_llama(tiny: Path, folder: Path) -> Path:
-    """The tiny Llama, whose likeliest token is always one of `MARKUP` and never the end.
+@dataclass
+class Visit:
+    """A browser page, and what it complained of or asked others for."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    origins: set[str] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium; without it or playwright the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="drives the page's browser")
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=list(QUIET))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server without keys: PS, DFS, both, and a hostile model that never stops."""
+    markup = _save_markup_llama(tmp_path_factory.mktemp("markup"))
+    with running(kv_cache_bytes=2**24) as found:
+        for file in RECIPES.values():
+            add(found, json.loads(file.read_text()))
+        add(found, _hostile_manifest(markup))
+        yield found
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[str]:
+    """A server with an API key and an admin key."""
+    with running(api_key="user-key", admin_key="root-key") as found:
+        for name in ("dfs", "ties"):
+            add(found, json.loads(RECIPES[name].read_text()), "root-key")
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Opens an address in a context of its own; at the end nothing may have been complained of."""
+    opened = []
+
+    def open_page(
+        address: str,
+        allowed: tuple[str, ...] = (),
+        prepare: Callable[[Any], None] = lambda page: None,
+        **options: object,
+    ) -> Visit:
+        context = browser.new_context(**options)
+        found = Visit(context.new_page())
+        found.page.set_default_timeout(WAIT_MS)
+        found.page.on("console", lambda said: _note(found, said.type, said.text, allowed))
+        found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
+        found.page.on("dialog", lambda dialog: found.complaints.append(dialog.message))
+        found.page.on("request", lambda sent: found.origins.add(urlsplit(sent.url).netloc))
+        prepare(found.page)
+        found.page.goto(address)
+        opened.append((context, found, urlsplit(address).netloc))
+        return found
+
+    yield open_page
+    for context, found, origin in opened:
+        assert found.complaints == []
+        assert found.origins <= {origin}
+        context.close()
+
+
+def add(url: str, body: dict[str, object], key: str = "") -> str:
+    """Register a manifest; its recipe's id."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = httpx.post(f"{url}/v1/recipes", json=body, headers=headers, timeout=60)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def plain_manifest(name: str, **more: object) -> dict[str, object]:
+    """One checkpoint as it is."""
+    return {"format": "evoserve/1", "name": name, "sources": {"a": {"model": "mini/base"}}, **more}
+
+
+def choose(page: Any, side: str, recipe: str) -> None:
+    option = page.locator(f"#model-{side} option", has_text=recipe).first
+    page.select_option(f"#model-{side}", option.get_attribute("value"))
+
+
+def send(page: Any, text: str, max_tokens: int = 12) -> None:
+    if not page.locator("#max_tokens").is_visible():
+        page.click("#controls summary")
+    page.fill("#max_tokens", str(max_tokens))
+    page.fill("#temperature", "0")
+    page.fill("#prompt", text)
+    page.click("#send")
+
+
+def card(page: Any, name: str) -> Any:
+    return page.locator("#recipe-list .card", has=page.get_by_role("link", name=name, exact=True))
+
+
+def excess_width(page: Any) -> int:
+    """Pixels by which the document is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+def _note(found: Visit, kind: str, text: str, allowed: tuple[str, ...]) -> None:
+    if kind in ("error", "warning") and not any(word in text for word in allowed):
+        found.complaints.append(text)
+
+
+def _save_markup_llama(folder: Path) -> Path:
+    """A tiny Llama whose likeliest token is always one of `MARKUP` and never the end.
 
     All rows of its head are zero but two, which are each other's negative.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    special = ["<|user|>", "<|assistant|>", "<|system|>"]
+    save_byte_model(folder, TEMPLATE, special, max_position_embeddings=2**15)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(list(MARKUP))
     tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(tiny)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     model.resize_token_embeddings(len(tokenizer))
     row = torch.randn(model.config.hidden_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -34,7 +162,7 @@ def save_markup_llama(tiny: Path, folder: Path) -> Path:
     return folder
 
 
-def hostile_manifest(folder: Path) -> dict[str, object]:
+def _hostile_manifest(folder: Path) -> dict[str, object]:
     """A manifest over `folder` whose texts are markup wherever any text may stand."""
     image, script = MARKUP
     return {

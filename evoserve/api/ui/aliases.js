@@ -1,18 +1,18 @@
 // Aliases: where each leads, the way back, and the form that points one.
 
-import { manage } from "./client.js";
+import { manage, newest } from "./client.js";
 import { byId, h, number, plain, put } from "./dom.js";
 
 /** Wire the list and the form; gives `refresh`, `offer` (recipes to choose from) and `choose`. */
 export function startAliases(page) {
+  const begin = newest();
+
   async function refresh() {
-    let list = [];
-    try {
-      list = (await manage("v1/aliases")).data;
-    } catch {
-      // the list of recipes says why
-    }
-    showAliases(list);
+    const isNewest = begin();
+    const list = await manage("v1/aliases").then((found) => found.data, () => null);
+    if (!isNewest()) return;
+    showAliases(list ?? []); // what is refused is refused for recipes too: their list says why
+    byId("no-aliases").hidden = list?.length !== 0;
   }
 
   function showAliases(list) {
@@ -45,6 +45,7 @@ export function startAliases(page) {
     refresh,
     offer(recipes) {
       const ids = recipes.map((recipe) => recipe.id);
+      byId("alias-form").hidden = ids.length === 0;
       offerIds(byId("alias-first"), ids, null);
       offerIds(byId("alias-second"), ids, "none");
     },

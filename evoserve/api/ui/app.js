@@ -1,12 +1,14 @@
 // The page's start: views by the address's hash, the keys' dialog, and what is said to everyone.
 
 import { keepKey, readKey } from "./client.js";
-import { byId, setText } from "./dom.js";
+import { byId, h } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startAliases } from "./aliases.js";
 import { startRecipes } from "./recipes.js";
+import { startRegister } from "./register.js";
 import { showRecipe } from "./picture.js";
 
+const MAX_SAID = 4;
 const TITLES = { chat: "chat-title", recipes: "recipes-title", recipe: "recipe-title" };
 
 const page = { say, report, openKeys };
@@ -14,13 +16,15 @@ const chat = startChat(page);
 const aliases = startAliases(page);
 const recipes = startRecipes(page, {
   onRecipes: (cards) => aliases.offer(cards),
-  onChange: () => Promise.all([aliases.refresh(), chat.refreshNames()]),
+  onChange: () => Promise.all([aliases.refresh(), chat.refreshNames({ isAsked: false })]),
   choose: (id) => aliases.choose(id),
   chat: (id) => {
     chat.choose(id);
     location.hash = "#chat";
   },
 });
+
+startRegister(page, recipes.reveal);
 
 byId("keys-open").addEventListener("click", openKeys);
 byId("keys").addEventListener("close", useKeys);
@@ -29,9 +33,15 @@ byId("skip").addEventListener("click", (event) => {
   byId("main").focus();
 });
 window.addEventListener("hashchange", () => show({ isMoved: true }));
-await show({ isMoved: false });
-await chat.refreshNames();
-recipes.follow();
+await start();
+
+/** Show the view and fill the lists; again when the keys have changed. */
+async function start() {
+  const [view] = readHash();
+  await show({ isMoved: false });
+  await chat.refreshNames({ isAsked: view === "chat" });
+  recipes.follow({ isAsked: view === "recipes" });
+}
 
 /** Show the view that the address names; a reader who went there gets the focus on its title. */
 async function show({ isMoved }) {
@@ -46,6 +56,7 @@ async function show({ isMoved }) {
   if (view === "recipe") await showRecipe(page, id);
   document.title = `${byId(TITLES[view]).textContent} · EvoServe`;
   if (isMoved) byId(TITLES[view]).focus();
+  if (isMoved && view === "chat") await chat.refreshNames({ isAsked: true });
 }
 
 function readHash() {
@@ -58,16 +69,20 @@ function readHash() {
   }
 }
 
-/** Tell screen readers, once. */
+/** Tell screen readers, once; two panes that end together are both heard. */
 function say(text) {
-  setText(byId("said"), text);
+  const place = byId("said");
+  place.append(h("p", {}, text));
+  while (place.children.length > MAX_SAID) place.firstChild.remove();
 }
 
 /** Show an error to everyone; null takes it away. A refused key opens the keys' dialog. */
 function report(error) {
+  if (error?.isOutdated) return;
   const notice = byId("notice");
   notice.hidden = error === null;
-  notice.textContent = error === null ? "" : error.message;
+  const advice = error?.status === 401 ? " Enter a key under “Keys”." : "";
+  notice.textContent = error === null ? "" : error.message + advice;
   if (error?.status === 401) openKeys();
 }
 
@@ -86,8 +101,5 @@ async function useKeys() {
     if (isKept) keepKey(kind, field.value.trim());
     field.value = "";
   }
-  if (!isKept) return;
-  await show({ isMoved: false });
-  await chat.refreshNames();
-  recipes.follow();
+  if (isKept) await start();
 }

@@ -1,7 +1,9 @@
 // Chat with one recipe, or with two that answer the same messages side by side.
 
-import { ask, streamJson } from "./client.js";
+import { ask, newest, streamJson } from "./client.js";
 import { byId, h, plain, put, setText } from "./dom.js";
+import { figures } from "./figures.js";
+import { keepAtEnd, startWriting } from "./writer.js";
 
 const SIDES = ["left", "right"];
 const MAX_SAID = 600;
@@ -9,6 +11,7 @@ const MAX_SAID = 600;
 /** Wire the chat's view; gives `refreshNames` and `choose`. */
 export function startChat(page) {
   const panes = SIDES.map((side) => buildPane(side));
+  const begin = newest();
   let running = null;
   put(byId("panes"), ...panes.map((pane) => pane.root));
   showPanes();
@@ -31,7 +34,7 @@ export function startChat(page) {
     send();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !byId("keys").open) running?.abort();
+    if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
   });
 
   function shown() {
@@ -61,12 +64,16 @@ export function startChat(page) {
   }
 
   return {
-    async refreshNames() {
+    /** isAsked: someone waits for it and is told what is wrong, asked for a key too. */
+    async refreshNames({ isAsked }) {
+      const isNewest = begin();
       try {
         const names = (await ask("v1/models")).data.map((model) => model.id);
+        if (!isNewest()) return;
         panes.forEach((pane, index) => offer(pane.select, names, index));
+        byId("no-models").hidden = names.length > 0;
       } catch (error) {
-        page.report(error);
+        if (isAsked) page.report(error);
       }
     },
     choose(id) {
@@ -98,11 +105,12 @@ async function answer(page, pane, text, { sampling, system }, signal) {
   }
   const before = system.trim() ? [{ role: "system", content: system }] : [];
   const asked = { role: "user", content: text };
+  const { history } = pane; // a new conversation begins another list
   pane.log.append(h("div", { class: "turn user" },
-    h("h4", {}, "You"), h("div", { class: "text" }, text)));
+    h("h3", {}, "You"), h("div", { class: "text" }, text)));
   const turn = buildTurn(pane, model);
   const body = {
-    model, messages: [...before, ...pane.history, asked], ...sampling,
+    model, messages: [...before, ...history, asked], ...sampling,
     stream: true, stream_options: { include_usage: true },
   };
   const count = { start: performance.now(), first: 0, last: 0, pieces: 0, tokens: null };
@@ -111,10 +119,12 @@ async function answer(page, pane, text, { sampling, system }, signal) {
   turn.root.removeAttribute("aria-busy");
   const reply = turn.text.textContent;
   if (reply || !ending.error) {
-    pane.history.push(asked, { role: "assistant", content: reply });
+    history.push(asked, { role: "assistant", content: reply });
   }
-  if (ending.error) turn.root.append(h("p", { class: "bad" }, ending.error.message));
-  setText(turn.figures, figures(count, ending.reason));
+  keepAtEnd(turn.log, () => {
+    if (ending.error) turn.root.append(h("p", { class: "bad" }, ending.error.message));
+    setText(turn.figures, figures(count, ending.reason));
+  });
   page.say(spoken(model, reply, ending));
   if (ending.error?.status === 401) page.report(ending.error);
 }
@@ -122,41 +132,26 @@ async function answer(page, pane, text, { sampling, system }, signal) {
 /** Show the stream in `turn` as it comes; gives {reason} or {reason, error}. */
 async function read(body, turn, count, signal) {
   let reason = "";
-  const shown = document.createTextNode("");
-  turn.text.append(shown);
+  const writing = startWriting(turn.text, turn.log);
   try {
     for await (const chunk of streamJson("v1/chat/completions", body, signal)) {
       if (chunk.recipe && chunk.recipe !== body.model) setText(turn.recipe, plain(chunk.recipe));
       const choice = chunk.choices?.[0];
-      if (choice?.delta?.content) add(shown, choice.delta.content, turn, count);
+      if (choice?.delta?.content) {
+        writing.add(choice.delta.content);
+        count.last = performance.now();
+        count.first ||= count.last;
+        count.pieces += 1;
+      }
       reason = choice?.finish_reason ?? reason;
       count.tokens = chunk.usage?.completion_tokens ?? count.tokens;
     }
     return { reason };
   } catch (error) {
     return error.name === "AbortError" ? { reason: "stopped" } : { reason: "failed", error };
+  } finally {
+    writing.flush();
   }
-}
-
-function add(shown, text, turn, count) {
-  const { log } = turn;
-  const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-  shown.appendData(text);
-  if (isAtEnd) log.scrollTop = log.scrollHeight;
-  count.last = performance.now();
-  count.first ||= count.last;
-  count.pieces += 1;
-}
-
-/** Tokens, tokens per second after the first one, time to the first one, and how it ended. */
-function figures({ start, first, last, pieces, tokens }, reason) {
-  const parts = [tokens === null ? `${pieces} pieces of text` : `${tokens} tokens`];
-  const after = (tokens ?? pieces) - 1;
-  if (after > 0 && last > first) parts.push(`${(after / ((last - first) / 1000)).toFixed(1)} tokens/s`);
-  if (first) parts.push(`first after ${((first - start) / 1000).toFixed(2)} s`);
-  const words = { length: "cut at max tokens", stopped: "stopped", failed: "failed" };
-  if (reason in words) parts.push(words[reason]);
-  return parts.join(" · ");
 }
 
 function spoken(model, reply, { reason, error }) {
@@ -170,7 +165,7 @@ function buildTurn(pane, model) {
   const recipe = h("span", {});
   const numbers = h("span", { class: "figures" }, "…");
   const root = h("div", { class: "turn", "aria-busy": "true" },
-    h("h4", {}, plain(model)), text,
+    h("h3", {}, plain(model)), text,
     h("p", { class: "soft small" }, numbers, " ", recipe));
   pane.log.append(root);
   pane.log.scrollTop = pane.log.scrollHeight;
@@ -208,7 +203,8 @@ function addOption(select, name) {
 }
 
 function setBusy(isBusy) {
-  byId("send").disabled = isBusy;
-  byId("stop").disabled = !isBusy;
+  for (const [id, isOff] of [["send", isBusy], ["stop", !isBusy]]) {
+    byId(id).setAttribute("aria-disabled", String(isOff)); // a disabled one would lose the focus
+  }
   for (const side of SIDES) byId(`model-${side}`).disabled = isBusy;
 }

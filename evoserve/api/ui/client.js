@@ -3,12 +3,27 @@
 
 const KINDS = { api: "evoserve-api-key", admin: "evoserve-admin-key" };
 
-/** What the server refused or what kept it from answering; status 0: no answer at all. */
+/** What the server refused, or what kept it from answering (status 0); param: what was wrong. */
 export class ApiError extends Error {
-  constructor(status, message) {
+  constructor(status, message, sent = null, param = "") {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, sent, param });
   }
+
+  /** Was a key refused that has been replaced since? Such an answer says nothing about the new one. */
+  get isOutdated() {
+    return this.status === 401 && this.sent !== null && this.sent.key !== currentKey(this.sent.kind);
+  }
+}
+
+/** Gives checks of which only the newest one holds: an answer that was overtaken must not be shown. */
+export function newest() {
+  let count = 0;
+  return () => {
+    count += 1;
+    const mine = count;
+    return () => mine === count;
+  };
 }
 
 /** The API or admin key; it lives as long as the tab. */
@@ -24,22 +39,22 @@ export function keepKey(kind, value) {
 
 /** A JSON answer to a request that needs the API key at most. */
 export async function ask(path, options = {}) {
-  return (await request(path, { ...options, key: readKey("api") })).json();
+  return (await request(path, { ...options, kind: "api" })).json();
 }
 
 /** A JSON answer to a request that manages recipes: the admin key, or where none is set the API's. */
 export async function manage(path, options = {}) {
-  return (await request(path, { ...options, key: adminKey() })).json();
+  return (await request(path, { ...options, kind: "admin" })).json();
 }
 
 /** Prometheus' text. */
 export async function readMetrics() {
-  return (await request("metrics", { key: readKey("api") })).text();
+  return (await request("metrics", { kind: "api" })).text();
 }
 
 /** A streamed answer's events, one parsed JSON object after the other. Throws ApiError. */
 export async function* streamJson(path, body, signal) {
-  const answer = await request(path, { method: "POST", body, signal, key: readKey("api") });
+  const answer = await request(path, { method: "POST", body, signal, kind: "api" });
   yield { recipe: answer.headers.get("x-evoserve-recipe") };
   let isDone = false;
   for await (const event of parseEvents(answer.body)) {
@@ -57,39 +72,39 @@ export async function* streamJson(path, body, signal) {
 /** What happens to recipes and aliases, from now on or after event number `last`. */
 export async function* followEvents(last, signal) {
   const headers = last ? { "Last-Event-ID": last } : {};
-  const answer = await request("v1/recipes/events", { headers, signal, key: adminKey() });
+  const answer = await request("v1/recipes/events", { headers, signal, kind: "admin" });
   yield { kind: "open", last };
   for await (const event of parseEvents(answer.body)) {
     yield { kind: event.kind, last: event.id, ...JSON.parse(event.data) };
   }
 }
 
-function adminKey() {
-  return readKey("admin") || readKey("api");
+function currentKey(kind) {
+  return kind === "admin" ? readKey("admin") || readKey("api") : readKey("api");
 }
 
-async function request(path, { method = "GET", body, headers = {}, signal, key = "" }) {
+/** body: what becomes JSON; text: what is sent as it is, of the type that `headers` name. */
+async function request(path, { kind, method = "GET", body, text, headers = {}, signal }) {
   const sent = { ...headers };
+  const key = currentKey(kind);
   if (key) sent.Authorization = `Bearer ${key}`;
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  const text = body === undefined ? undefined : JSON.stringify(body);
+  const content = body === undefined ? text : JSON.stringify(body);
   let answer;
   try {
-    answer = await fetch(path, { method, headers: sent, body: text, signal, cache: "no-store" });
+    answer = await fetch(path, { method, headers: sent, body: content, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server cannot be reached, or a key holds characters it may not.");
   }
-  if (!answer.ok) throw new ApiError(answer.status, await messageOf(answer));
+  if (!answer.ok) throw await refusalOf(answer, { kind, key });
   return answer;
 }
 
-async function messageOf(answer) {
-  try {
-    return (await answer.json()).error.message;
-  } catch {
-    return `The server answered with status ${answer.status}.`;
-  }
+async function refusalOf(answer, sent) {
+  const said = await answer.json().then((body) => body.error, () => null);
+  const message = said?.message ?? `The server answered with status ${answer.status}.`;
+  return new ApiError(answer.status, message, sent, said?.param ?? "");
 }
 
 async function* parseEvents(body) {

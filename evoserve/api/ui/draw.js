@@ -7,39 +7,41 @@ const WIDTH = 720;
 const LEFT = 46;
 const NUM_COLOURS = 7;
 const LANE = 44;
-const ABOVE = 36; // over a lane: its name, then the numbers on its bars
+const ABOVE = 42; // over a lane: its name, then the numbers on its bars
+const BELOW = 16; // under a lane that has negative values: their numbers
+const FLOOR = 316; // of the scales' picture
 
-/** Lanes of one coefficient, one above the other, all to one scale. */
-export function drawLanes(title, lanes, numLayers) {
+/** Lanes of one coefficient, one above the other, all to one scale; `palette` gives the colours. */
+export function drawLanes(title, lanes, columns, palette) {
   const values = lanes.flatMap((lane) => lane.runs.map((run) => run.value ?? 0));
   const high = Math.max(...values, 0) || 1;
   const low = Math.min(...values, 0);
-  const wide = (WIDTH - 16) / (numLayers + 2);
-  const models = [...new Set(lanes.map((lane) => lane.model))];
+  const wide = (WIDTH - 16) / columns.length;
+  const pitch = ABOVE + LANE + (low < 0 ? BELOW : 8);
   const body = [];
   lanes.forEach((lane, index) => {
-    const top = ABOVE + index * (LANE + ABOVE + 8);
+    const top = ABOVE + index * pitch;
     const y = (value) => top + LANE * (1 - (value - low) / (high - low));
-    body.push(label(8, top - 20, laneName(lane), "start", "strong"));
+    body.push(label(8, top - 24, laneName(lane), "start", "strong"));
     body.push(s("line", { x1: 8, x2: WIDTH - 8, y1: y(0), y2: y(0), class: "grid" }));
-    for (const run of lane.runs) body.push(...drawRun(run, wide, y, models.indexOf(lane.model)));
+    for (const run of lane.runs) body.push(...drawRun(run, wide, y, palette.indexOf(lane.model)));
   });
-  const bottom = lanes.length * (LANE + ABOVE + 8) + 16;
-  body.push(...columnNames(numLayers, wide, bottom - 4));
-  const said = `${lanes.length} lanes over the embedding, ${numLayers} layers and the head, `
+  const bottom = lanes.length * pitch + 16;
+  body.push(...columnNames(columns, wide, bottom - 4));
+  const said = `${lanes.length} lanes over ${columns.length - 2} layers, the embedding and the head, `
     + `from ${number(low)} to ${number(high)}.`;
   const rows = lanes.flatMap((lane) => lane.runs.map((run) => {
-    return [laneName(lane), columnRange(run, numLayers), run.value === null ? "–" : number(run.value)];
+    return [laneName(lane), columnRange(run, columns), run.value === null ? "–" : number(run.value)];
   }));
-  return figure(title, said, bottom, body, table(title, ["source", "part", "value"], rows));
+  return figure(title, said, bottom, body, table(`${title}, in numbers`, ["source", "part", "value"], rows));
 }
 
-/** The path: steps to the right, layers upwards, a colour per model; below it the scales. */
-export function drawPath(title, steps, scales) {
-  const models = [...new Set(steps.map((step) => step.model))];
+/** The path: steps to the right, layers upwards, a colour per model; below it the scales, if any. */
+export function drawPath(title, steps, scales, palette) {
+  const models = palette.filter((model) => steps.some((step) => step.model === model));
   const top = Math.max(4, ...steps.map((step) => step.layer));
-  const x = (hop) => LEFT + 10 + (hop * (WIDTH - LEFT - 24)) / Math.max(1, steps.length - 1);
-  const y = (layer) => 190 - (layer * 170) / top;
+  const x = (hop) => LEFT + 16 + (hop * (WIDTH - LEFT - 36)) / Math.max(1, steps.length - 1);
+  const y = (layer) => 190 - (layer * 162) / top;
   const body = [...layerGrid(top, y), label(4, 12, "layer"), ...hopNames(steps.length, x, 208)];
   const line = steps.map((step, hop) => `${x(hop)},${y(step.layer)}`).join(" ");
   body.push(s("polyline", { points: line, class: "thin" }));
@@ -47,38 +49,48 @@ export function drawPath(title, steps, scales) {
   steps.forEach((step, hop) => {
     const tip = `step ${hop}: ${nameStep(step)}` + (scales ? `, input × ${number(scales[hop])}` : "");
     const place = { cx: x(hop), cy: y(step.layer), r: radius };
-    body.push(s("circle", { ...place, class: `dot ${colour(models.indexOf(step.model))}` },
+    body.push(s("circle", { ...place, class: `dot ${colour(palette.indexOf(step.model))}` },
       s("title", {}, plain(tip))));
   });
-  if (scales) body.push(...drawScales(scales, x));
+  const isScaled = scales?.some((scale) => scale !== 1) ?? false;
+  if (isScaled) body.push(...drawScales(scales, x));
   const said = `${steps.length} steps over ${models.map((model) => plain(model)).join(", ")}.`;
   const rows = steps.map((step, hop) => {
     return [String(hop), plain(step.model), String(step.layer), scales ? number(scales[hop]) : "–"];
   });
   const head = ["step", "model", "layer", "scale of its input"];
-  const drawn = figure(title, said, scales ? 322 : 224, body, table(title, head, rows));
-  drawn.prepend(legend(models));
+  const numbers = table(`${title}, in numbers`, head, rows);
+  const drawn = figure(title, said, isScaled ? FLOOR + 18 : 224, body, numbers);
+  drawn.prepend(legend(models, palette));
   return drawn;
 }
 
 function drawScales(scales, x) {
   const high = Math.max(1, ...scales);
   const low = Math.min(0, ...scales);
-  const y = (value) => 312 - ((value - low) * 56) / (high - low);
+  const y = (value) => FLOOR - ((value - low) * 60) / (high - low);
   const wide = Math.max(1.5, Math.min(20, (WIDTH - LEFT) / scales.length - 2));
-  const body = [label(4, 232, "scale of the step's input"), label(LEFT - 6, y(1) + 4, "1", "end")];
+  const body = [label(4, 232, "scale of the step's input")];
+  for (const value of y(0) - y(1) < 12 ? [1] : [0, 1]) {
+    body.push(label(LEFT - 6, y(value) + 4, String(value), "end"));
+  }
   scales.forEach((scale, hop) => {
-    const bar = span(y(scale), y(0));
     const kind = scale === 1 ? "bar quiet" : "bar c0";
-    body.push(s("rect", { x: x(hop) - wide / 2, width: wide, ...bar, class: kind },
+    body.push(s("rect", { x: x(hop) - wide / 2, width: wide, ...span(y(scale), y(0)), class: kind },
       s("title", {}, `step ${hop}: × ${number(scale)}`)));
-    if (scale !== 1 && scales.length <= 24) {
-      body.push(label(x(hop), Math.min(y(scale), y(0)) - 4, number(scale), "middle"));
-    }
   });
-  body.push(s("line", { x1: LEFT, x2: WIDTH - 8, y1: y(1), y2: y(1), class: "mark" }));
-  body.push(s("line", { x1: LEFT, x2: WIDTH - 8, y1: y(0), y2: y(0), class: "grid" }));
-  return body;
+  body.push(s("line", { x1: LEFT, x2: WIDTH - 4, y1: y(1), y2: y(1), class: "mark" }));
+  body.push(s("line", { x1: LEFT, x2: WIDTH - 4, y1: y(0), y2: y(0), class: "grid" }));
+  if (scales.length > 24) return body;
+  const given = [...scales.entries()].filter(([, scale]) => scale !== 1);
+  return [...body, ...given.map(([hop, scale]) => {
+    return label(x(hop), beyond(scale, y), number(scale), "middle", "halo");
+  })];
+}
+
+/** Where the number of a bar stands: over its end, or under it where the bar hangs down. */
+function beyond(value, y) {
+  return value < 0 ? y(value) + 13 : y(value) - 4;
 }
 
 function drawRun(run, wide, y, index) {
@@ -87,8 +99,8 @@ function drawRun(run, wide, y, index) {
   if (run.value === null) return [s("rect", { x, width, ...span(y(0) - 3, y(0)), class: "none" })];
   const bar = s("rect", { x, width, ...span(y(run.value), y(0)), class: `bar ${colour(index)}` });
   const text = number(run.value);
-  const above = run.value < 0 ? y(run.value) + 12 : y(run.value) - 3;
-  return text.length * 7 < width ? [bar, label(x + width / 2, above, text, "middle")] : [bar];
+  const at = beyond(run.value, y);
+  return text.length * 7 < width ? [bar, label(x + width / 2, at, text, "middle", "halo")] : [bar];
 }
 
 function span(a, b) {
@@ -112,23 +124,21 @@ function hopNames(count, x, at) {
   return [...body, label(4, at, "step")];
 }
 
-function columnNames(numLayers, wide, at) {
+function columnNames(columns, wide, at) {
   const step = Math.max(1, Math.ceil(30 / wide));
-  const body = [];
-  if (wide > 40) {
-    body.push(label(8 + wide / 2, at, "embed", "middle"));
-    body.push(label(8 + wide * (numLayers + 1.5), at, "head", "middle"));
-  }
-  for (let layer = 0; layer < numLayers; layer += step) {
-    body.push(label(8 + wide * (layer + 1.5), at, String(layer), "middle"));
-  }
-  return body;
+  const shown = columns.map((name, index) => {
+    const isEnd = index === 0 || index === columns.length - 1;
+    const isShown = isEnd ? wide > 40 : (index - 1) % step === 0;
+    return isShown && label(8 + wide * (index + 0.5), at, name, "middle");
+  });
+  return shown.filter(Boolean);
 }
 
-function columnRange(run, numLayers) {
+function columnRange(run, columns) {
   if (run.from === 0) return "embedding";
-  if (run.from === numLayers + 1) return "final norm and head";
-  return run.to - run.from === 1 ? `layer ${run.from - 1}` : `layers ${run.from - 1} to ${run.to - 2}`;
+  if (run.from === columns.length - 1) return "final norm and head";
+  const [first, last] = [columns[run.from], columns[run.to - 1]];
+  return first === last ? `layer ${first}` : `layers ${first} to ${last}`;
 }
 
 function laneName(lane) {
@@ -136,9 +146,9 @@ function laneName(lane) {
   return lane.filter ? `${name}, tensors with “${lane.filter}”` : name;
 }
 
-function legend(models) {
-  const marks = models.map((model, index) => h("li", {},
-    h("span", { class: `swatch ${colour(index)}`, "aria-hidden": "true" }), plain(model)));
+function legend(models, palette) {
+  const marks = models.map((model) => h("li", {},
+    h("span", { class: `swatch ${colour(palette.indexOf(model))}`, "aria-hidden": "true" }), plain(model)));
   return h("ul", { class: "legend", "aria-label": "colours" }, ...marks);
 }
 
@@ -155,5 +165,5 @@ function label(x, y, text, anchor = "start", kind = "") {
 }
 
 function colour(index) {
-  return `c${index % NUM_COLOURS}`;
+  return `c${Math.max(0, index) % NUM_COLOURS}`; // coefficients of no source take the first
 }

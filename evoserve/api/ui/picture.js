@@ -1,19 +1,24 @@
 // One recipe, drawn: its merges by layer, its path with scales, its scores and where it comes from.
 
-import { manage } from "./client.js";
+import { manage, newest } from "./client.js";
 import { byId, h, number, plain, put, table } from "./dom.js";
 import { drawLanes, drawPath } from "./draw.js";
-import { coefficientLanes, countLayers, expandPath, hopScales } from "./recipe.js";
+import { coefficientLanes, expandPath, hopScales, listColumns, listModels } from "./recipe.js";
+
+const begin = newest();
 
 /** Fetch a recipe and show it in its view. */
 export async function showRecipe(page, id) {
+  const isNewest = begin();
   byId("recipe-title").textContent = plain(id);
-  put(byId("recipe-body"), h("p", { class: "soft" }, "…"));
+  put(byId("recipe-body"), h("p", { class: "soft" }, "Loading…"));
   try {
     const recipe = await manage(`v1/recipes/${encodeURIComponent(id)}`);
+    if (!isNewest()) return;
     byId("recipe-title").textContent = plain(recipe.name);
     put(byId("recipe-body"), ...buildParts(recipe));
   } catch (error) {
+    if (!isNewest()) return;
     put(byId("recipe-body"), h("p", { class: "soft" }, "There is nothing to show."));
     page.report(error);
   }
@@ -22,14 +27,17 @@ export async function showRecipe(page, id) {
 function buildParts(recipe) {
   const { manifest } = recipe;
   const loadedLayers = manifest.path ? null : recipe.loaded?.num_steps;
+  const models = listModels(manifest);
   const merges = Object.entries(manifest.merges ?? {});
   return [
     h("p", { class: "soft" }, `${plain(recipe.id)} · ${recipe.state}`
       + (manifest.license ? ` · ${plain(manifest.license)}` : "")),
     h("p", { class: "text" }, plain(manifest.description ?? "", 2000)),
     part("Sources", sourceTable(manifest.sources)),
-    ...merges.map(([name, merge]) => mergePart(name, merge, countLayers(manifest, merge, loadedLayers))),
-    pathPart(manifest),
+    ...merges.map(([name, merge]) => {
+      return mergePart(name, merge, listColumns(manifest, merge, loadedLayers), models);
+    }),
+    pathPart(manifest, models),
     scorePart(manifest.evaluation ?? []),
     provenancePart(manifest.provenance ?? {}),
     h("details", {}, h("summary", {}, "The whole manifest"),
@@ -49,12 +57,12 @@ function sourceTable(sources) {
   return table("What the weights are read from", ["name", "model", "revision", "digest"], rows);
 }
 
-function mergePart(name, merge, numLayers) {
+function mergePart(name, merge, columns, models) {
   const base = merge.base ? ` on ${plain(merge.base)}` : "";
-  const lanes = coefficientLanes(merge, numLayers);
+  const lanes = coefficientLanes(merge, columns, models);
   const fields = [...new Set(lanes.map((lane) => lane.field))];
   const pictures = fields.map((field) => {
-    return drawLanes(field, lanes.filter((lane) => lane.field === field), numLayers);
+    return drawLanes(field, lanes.filter((lane) => lane.field === field), columns, models);
   });
   const options = Object.entries(merge.options ?? {}).filter(([, value]) => value !== null);
   const said = [["seed", merge.seed ?? 0], ["dtype", merge.dtype ?? "float32"], ...options];
@@ -63,15 +71,19 @@ function mergePart(name, merge, numLayers) {
     ...pictures.flatMap((drawn, index) => [h("h4", {}, fields[index]), drawn]));
 }
 
-function pathPart(manifest) {
+function pathPart(manifest, models) {
   if (!manifest.path) return null;
   const steps = expandPath(manifest.path);
   const scales = hopScales(manifest.scaling, steps);
-  const note = scales === null
-    ? "A small network gives the scales; the server computes them when the recipe is loaded."
-    : `Scales apply to the ${manifest.scaling?.target === "hidden_state" ? "whole hidden state" : "MLP output"}.`;
   return part("Path", h("p", { class: "path" }, manifest.path.map((step) => plain(step)).join(" → ")),
-    h("p", { class: "soft" }, note), drawPath("Path through the layers", steps, scales));
+    h("p", { class: "soft" }, scaleNote(manifest.scaling, scales)),
+    drawPath("Path through the layers", steps, scales, models));
+}
+
+function scaleNote(scaling, scales) {
+  if (!scales) return "A small network gives the scales; the server computes them when it loads the recipe.";
+  if (scales.every((scale) => scale === 1)) return "No step's input is scaled.";
+  return `Scales apply to the ${scaling.target === "hidden_state" ? "whole hidden state" : "MLP output"}.`;
 }
 
 function scorePart(evaluation) {

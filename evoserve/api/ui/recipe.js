@@ -34,36 +34,55 @@ export function nameStep({ model, layer }) {
   return `${model}[${layer}]`;
 }
 
+/** The models that a recipe's pictures show, in one order: each has the same colour in all. */
+export function listModels(manifest) {
+  const merged = Object.values(manifest.merges ?? {}).flatMap((merge) => {
+    return COEFFICIENTS.flatMap((field) => Object.keys(merge[field] ?? {}));
+  });
+  const known = [...Object.keys(manifest.sources), ...Object.keys(manifest.merges ?? {})];
+  const shown = new Set([...merged, ...expandPath(manifest.path ?? []).map((step) => step.model)]);
+  return known.filter((model) => shown.has(model));
+}
+
 /**
- * The coefficients of a merge as lanes {field, model, filter, runs}; a run is {from, to, value} over
- * columns, of which 0 is the embedding, 1 to numLayers are layers and the last one is the head.
+ * The coefficients of a merge as lanes {field, model, filter, runs}, in the order of `models`; a run
+ * is {from, to, value} over columns as `listColumns` names them.
  */
-export function coefficientLanes(merge, numLayers) {
+export function coefficientLanes(merge, columns, models) {
   const groups = (merge.groups ?? ["all"]).map(parseGroup);
   const filters = [...new Set(groups.map((group) => group.filter))].sort();
+  const numLayers = columns.length - 2;
   const lanes = [];
-  for (const [field, model, value] of givenCoefficients(merge)) {
+  for (const [field, model, value] of givenCoefficients(merge, models)) {
     for (const filter of filters) {
       const at = (column) => coefficientAt(groups, value, { column, numLayers, filter });
-      lanes.push({ field, model, filter, runs: joinRuns(numLayers + 2, at) });
+      lanes.push({ field, model, filter, runs: joinRuns(columns.length, at) });
     }
   }
   return lanes;
 }
 
-/** How many layers a merge's picture needs: what is known, else what its groups and path name. */
-export function countLayers(manifest, merge, loadedLayers) {
-  const stops = (merge.groups ?? []).map((text) => parseGroup(text).stop ?? 0);
+/**
+ * The columns of a merge's picture: the embedding, its layers, the head. How many layers there are is
+ * known of a path and of a loaded recipe; else those that groups name, and one for all others if a
+ * group holds them.
+ */
+export function listColumns(manifest, merge, loadedLayers) {
+  const groups = (merge.groups ?? ["all"]).map(parseGroup);
   const steps = expandPath(manifest.path ?? []).map((step) => step.layer + 1);
-  const named = Math.max(0, ...stops, ...steps);
-  return Math.min(MAX_STEPS, manifest.path ? named : Math.max(named, loadedLayers ?? 0)) || 1;
+  const stops = groups.map((group) => group.stop ?? 0);
+  const named = Math.min(MAX_STEPS, Math.max(0, ...stops, ...steps, loadedLayers ?? 0));
+  const layers = Array.from({ length: named }, (_, layer) => String(layer));
+  const isOpen = groups.some(({ part, start }) => part === "all" || (part === "layers" && start === null));
+  const rest = isOpen && !manifest.path && !loadedLayers ? [named ? `${named}…` : "all"] : [];
+  return ["embed", ...layers, ...rest, "head"];
 }
 
-function givenCoefficients(merge) {
+function givenCoefficients(merge, models) {
   const found = [];
   for (const field of COEFFICIENTS) {
-    for (const model of Object.keys(merge[field] ?? {}).sort()) {
-      found.push([field, model, merge[field][model]]);
+    for (const model of models) {
+      if (model in (merge[field] ?? {})) found.push([field, model, merge[field][model]]);
     }
   }
   for (const field of ["t", "split"]) {
