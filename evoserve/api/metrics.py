@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from evoserve.api.limits import RateLimits
 from evoserve.api.recipe_metrics import BuildMetrics, HttpMetrics, RateGauges, RecipeGauges
 from evoserve.api.record import Timing, current_record
-from evoserve.engine.protocol import Engine, ModelStats, TokenEvent
+from evoserve.engine.protocol import Engine, FinishReason, ModelStats, TokenEvent
 from evoserve.lifecycle.lifecycle import Lifecycle
 
 # vLLM's bucket limits, in seconds, so that quantiles computed from both can be compared.
@@ -81,11 +81,20 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes, without the series of recipes that were deleted."""
         self._forget_deleted()
+        for model in self._engine.stats().models:
+            self.see(model.model_id)
         return generate_latest(self._registry)
 
     def see(self, model_id: str) -> None:
-        """Series of this recipe are about to be made."""
-        self._seen.add(model_id)
+        """Series of this recipe are about to be made.
+
+        Its ends begin at 0: `increase` does not count what a series begins with, and would miss
+        the first error.
+        """
+        if model_id not in self._seen:
+            self._seen.add(model_id)
+            for reason in FinishReason:
+                self.success.labels(model_id, reason)
 
     def _forget_deleted(self) -> None:
         if self._lifecycle is None:

@@ -1,6 +1,7 @@
 """Metrics of requests by route, and of recipes: states, bytes, builds, moves of aliases."""
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -9,6 +10,7 @@ from evoserve.api.limits import RateLimits
 from evoserve.lifecycle.book import RecipeState
 from evoserve.lifecycle.events import Event
 from evoserve.lifecycle.lifecycle import Lifecycle
+from evoserve.lifecycle.store import Action
 
 _ROUTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 _BUILD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -60,6 +62,8 @@ class BuildMetrics:
         self._building: dict[str, float] = {}
         for outcome in _OUTCOMES.values():
             self._builds.labels(outcome)
+        for action in get_args(Action):
+            self._moves.labels(action)
         with lifecycle.events.follow(after=0) as past:
             while (event := past.get_nowait() if past.qsize() else None) is not None:
                 self._hear(event)
