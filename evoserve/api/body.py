@@ -13,15 +13,24 @@ from evoserve.api.service import service_of
 from evoserve.errors import RequestError
 
 JSON = ("application/json",)
+# Checking happens in the event loop, and costs about as much for `{}` as for a page of text.
+MAX_PARTS = 200_000
+MAX_ERRORS = 1000
 
 _Body = TypeVar("_Body", bound=Body)
 
 
 async def read_body(request: Request, kind: type[_Body]) -> _Body:
     """The checked JSON body. Raises RequestError, and HTTPException 413 and 415."""
+    raw = await read_raw(request, JSON)
+    _check_parts(raw)
     try:
-        return kind.model_validate_json(await read_raw(request, JSON))
+        return kind.model_validate_json(raw)
     except ValidationError as error:
+        count = error.error_count()
+        if count > MAX_ERRORS:  # listing them all takes seconds
+            message = f"The body of the request has {count} errors, too many to name one."
+            raise RequestError(message, code="invalid_value") from None
         raise invalid_body(error) from None
 
 
@@ -58,3 +67,17 @@ def read_flag(request: Request, name: str, default: bool) -> bool:
         message = f"Invalid '{name}': must be true or false (got '{value:.40}')."
         raise RequestError(message, param=name, code="invalid_value")
     return value == "true"
+
+
+def _check_parts(raw: bytearray) -> None:
+    """Raises RequestError for more members and items than any real request has.
+
+    What stands in text is counted, too: a text with as many commas fits no context either.
+    """
+    count = sum(map(raw.count, (b",", b"{", b"[")))
+    if count > MAX_PARTS:
+        raise RequestError(
+            f"The body of the request has {count} commas and opening brackets, the limit is "
+            f"{MAX_PARTS}; send less in one request.",
+            code="invalid_value",
+        )

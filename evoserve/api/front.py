@@ -1,5 +1,7 @@
 """Around every route: an id, refusal while draining, errors, a log line, metrics, a trace."""
 
+from collections.abc import Awaitable
+
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -76,7 +78,8 @@ class _Reply:
         self._service = service
         self.status: int | None = None
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
+        """No coroutine of its own: there is a message for each event of a stream."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -85,4 +88,4 @@ class _Reply:
                 headers[name] = value
             if self._service.is_draining():
                 headers["Connection"] = "close"
-        await self._send(message)
+        return self._send(message)

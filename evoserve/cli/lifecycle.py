@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evoserve.cli.output import console, format_bytes
 from evoserve.cli.remote import Json, Remote, in_path
-from evoserve.errors import ConfigError
+from evoserve.errors import ConfigError, ManifestError
 from evoserve.manifest.load import read_text
 
 recipes = typer.Typer(help="Recipes of a running server.", no_args_is_help=True)
@@ -60,7 +60,11 @@ def register(
     """Register a manifest; its relative sources count from the server's working directory."""
     remote = Remote(url, key)
     media = "application/json" if file.suffix == ".json" else "application/yaml"
-    card = remote.ask("POST", "/v1/recipes", raw=(read_text(file).encode(), media))
+    try:
+        text = read_text(file)
+    except ManifestError as error:
+        raise error.in_file(str(file)) from None
+    card = remote.ask("POST", "/v1/recipes", raw=(text.encode(), media))
     if load:
         card = remote.ask("POST", _recipe(card["id"], "load"))
     _tell(card)

@@ -9,27 +9,54 @@ from typing import Annotated
 import typer
 
 from evoserve import __version__
-from evoserve.cli import build, chat, examine, lifecycle, serve, verify
+from evoserve.cli import lifecycle
+from evoserve.cli.lazy import Place, lazy_group
 from evoserve.cli.output import errors
 from evoserve.errors import EvoServeError, InputError
 
+COMMANDS = {
+    "serve": Place(
+        "serve.serve", "Build the recipes from their sources and serve them behind OpenAI's API."
+    ),
+    "check": Place(
+        "examine.check",
+        "Hold recipes against their sources' headers: shapes, vocabularies, memory, time.",
+    ),
+    "inspect": Place(
+        "examine.inspect", "Show a recipe: sources, groups, the path drawn, scales, memory, digest."
+    ),
+    "diff": Place(
+        "examine.diff",
+        "List the fields in which two manifests differ; exit code 1 if the recipes do.",
+    ),
+    "verify": Place(
+        "verify.verify",
+        "Check sources against their digests, build the weights, compare them with the provenance.",
+    ),
+    "export": Place(
+        "build.export",
+        "Write a recipe as a checkpoint that transformers loads with no custom code.",
+    ),
+    "build": Place("build.export", "The same as `export`."),
+    "import": Place(
+        "build.import_",
+        "Make a manifest from mergekit's YAML or from Sakana's released DFS format.",
+    ),
+    "pin": Place(
+        "build.pin",
+        "Write the digests of sources and built weights, as they are here, into the manifest.",
+    ),
+    "chat": Place("chat.chat", "Chat with a recipe; an empty line or Ctrl-D ends it."),
+}
+
 app = typer.Typer(
     name="evoserve",
+    cls=lazy_group(COMMANDS),
     help="Evolve model-merge recipes and serve them by recipe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve.serve)
-app.command()(examine.check)
-app.command()(examine.inspect)
-app.command()(examine.diff)
-app.command()(verify.verify)
-app.command()(build.export)
-app.command("build", help="The same as `export`.")(build.export)
-app.command("import")(build.import_)
-app.command()(build.pin)
-app.command()(chat.chat)
 app.add_typer(lifecycle.recipes, name="recipes")
 app.add_typer(lifecycle.aliases, name="aliases")
 

@@ -27,31 +27,28 @@ class Grammar:
         if reason and not reason.startswith("WARNING"):
             raise RequestError(" ".join(reason.split())[:500])
 
-    def start(self) -> "GrammarCursor":
-        """A cursor before the first token."""
-        return GrammarCursor(self._matcher)
+    def start(self, num_prompt_tokens: int = 0) -> "GrammarCursor":
+        """A cursor before the first token that follows the prompt."""
+        return GrammarCursor(self._matcher.deep_copy(), num_prompt_tokens)
 
 
 class GrammarCursor:
     """Where one sequence stands in a grammar."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._pristine = matcher
-        self._matcher = matcher.deep_copy()
-        self._taken: list[int] = []
+    def __init__(self, matcher: LLMatcher, num_prompt_tokens: int) -> None:
+        self._matcher = matcher
+        self._num_taken = num_prompt_tokens
 
-    def allowed(self, generated: Sequence[int]) -> bytes:
-        """One bit per token id of the tokenizer, the lowest first: may it follow `generated`?
+    def allowed(self, token_ids: Sequence[int]) -> bytes:
+        """One bit per token id of the tokenizer, the lowest first: may it follow `token_ids`?
 
-        A function of `generated` alone; asking with one more token each time is cheap. Once the
-        grammar is satisfied and nothing can follow, the end tokens alone are allowed. Raises
-        EngineError if `generated` is not of the grammar, or the grammar's limits are reached.
+        They are the prompt and what was generated: the same as at the last call, and more at the
+        end, of which alone the work depends. Once the grammar is satisfied and nothing can follow,
+        the end tokens alone are allowed. Raises EngineError if what was generated is not of the
+        grammar, or the grammar's limits are reached.
         """
-        num_taken = len(self._taken)
-        if self._taken != list(generated[:num_taken]):
-            self._matcher, self._taken, num_taken = self._pristine.deep_copy(), [], 0
-        new = list(generated[num_taken:])
-        self._taken += new
+        new = list(token_ids[self._num_taken :])
+        self._num_taken += len(new)
         if new and not self._matcher.consume_tokens(new):
             raise EngineError(f"the grammar cannot go on: {self._matcher.get_error()}")
         mask = self._matcher.compute_bitmask()

@@ -47,7 +47,7 @@ def adjust_row(logits: torch.Tensor, sequence: Sequence) -> torch.Tensor:
             number = torch.tensor(list(counts.values()), dtype=row.dtype).to(row.device)
             row[_ids(counts, row)] -= params.presence_penalty + params.frequency_penalty * number
     if sequence.grammar is not None:
-        _mask(row, sequence.grammar.allowed(sequence.token_ids[sequence.num_prompt_tokens :]))
+        _mask(row, sequence.grammar.allowed(sequence.token_ids))
     return row
 
 

@@ -18,10 +18,11 @@ class FinishReason(StrEnum):
 class TokenCursor(Protocol):
     """Where one sequence stands in a grammar; `evoserve.engine.grammar` has the real one."""
 
-    def allowed(self, generated: Sequence[int]) -> bytes:
-        """One bit per token id, the lowest first: may it follow `generated`? Ids beyond may not.
+    def allowed(self, token_ids: Sequence[int]) -> bytes:
+        """One bit per token id, the lowest first: may it follow `token_ids`? Ids beyond may not.
 
-        Raises EngineError if `generated` is not of the grammar.
+        token_ids: prompt and generated tokens; from call to call they grow and never change.
+        Raises EngineError if what was generated is not of the grammar.
         """
         ...
 
@@ -29,8 +30,8 @@ class TokenCursor(Protocol):
 class TokenGrammar(Protocol):
     """What the tokens of a sequence must spell."""
 
-    def start(self) -> TokenCursor:
-        """A cursor before the first token."""
+    def start(self, num_prompt_tokens: int = 0) -> TokenCursor:
+        """A cursor before the first token that follows the prompt."""
         ...
 
 

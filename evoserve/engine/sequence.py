@@ -54,7 +54,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt)
-        self.grammar = None if self.params.grammar is None else self.params.grammar.start()
+        grammar = self.params.grammar
+        self.grammar = None if grammar is None else grammar.start(len(self.prompt))
 
     @property
     def num_prompt_tokens(self) -> int:

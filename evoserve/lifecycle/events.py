@@ -53,11 +53,16 @@ class EventLog:
 
     @contextmanager
     def follow(self, after: int | None = None) -> Iterator[asyncio.Queue[Event | None]]:
-        """A queue of events from now on, preceded by the kept ones numbered above `after`."""
+        """A queue of events from now on, preceded by the kept ones numbered above `after`.
+
+        A number that was not given yet is from before a restart: all that are kept come after it.
+        """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        for event in self._last:
-            if after is not None and event.number > after:
-                queue.put_nowait(event)
+        if after is not None:
+            known = after if after <= self._count else 0
+            for event in self._last:
+                if event.number > known:
+                    queue.put_nowait(event)
         self._followers.append(queue)
         try:
             yield queue

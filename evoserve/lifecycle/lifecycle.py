@@ -12,7 +12,13 @@ from pathlib import Path
 
 from evoserve.config import Settings
 from evoserve.engine.protocol import Engine
-from evoserve.errors import CapacityError, ConflictError, EvoServeError, InputError
+from evoserve.errors import (
+    CapacityError,
+    ConflictError,
+    EvoServeError,
+    InputError,
+    UnknownRecipe,
+)
 from evoserve.lifecycle.aliases import AliasBook, check_alias_name
 from evoserve.lifecycle.book import Entry, RecipeBook, RecipeState
 from evoserve.lifecycle.events import EventLog, Kind
@@ -86,6 +92,8 @@ class Lifecycle:
                 _LOG.error("recipe %s is not restored: %s", entry.model_id, error)
                 if isinstance(error, InputError) and not isinstance(error, ConflictError):
                     self.recipes.set_state(entry, RecipeState.FAILED, str(error))
+            except Exception:  # too little memory, for one: the others are served all the same
+                _LOG.exception("recipe %s is not restored", entry.model_id)
 
     async def register(
         self, manifest: Manifest, *, base: Path | None = None, origin: str = "api"
@@ -206,15 +214,10 @@ class Lifecycle:
         A registered recipe that is not loaded is loaded first. Raises UnknownModel, RequestError,
         and CapacityError if that takes too long or fails.
         """
-        model_id = self._meaning(name, sticky)
-        entry = None if model_id is None else self.recipes.find(model_id)
+        entry, served = await self._find_loaded(name, sticky)
         if entry is None:
-            yield self._registry.resolve(name)
+            yield served
             return
-        served = self._registry.get(entry.model_id)
-        while served is None:
-            await self._load_for_request(entry)
-            served = self._registry.get(entry.model_id)
         entry.hold()
         try:
             yield served
@@ -251,6 +254,20 @@ class Lifecycle:
         await self._loader.close()
         self._store.close()
 
+    async def _find_loaded(
+        self, name: str | None, sticky: str | None
+    ) -> tuple[Entry | None, ServedRecipe]:
+        """The recipe of a request, loaded first if need be; without an entry if not managed."""
+        while True:
+            model_id = self._meaning(name, sticky)
+            entry = None if model_id is None else self.recipes.find(model_id)
+            if entry is None:
+                return None, self._registry.resolve(name)
+            with contextlib.suppress(UnknownRecipe):  # deleted meanwhile: what does it mean now?
+                while (served := self._registry.get(entry.model_id)) is None:
+                    await self._load_for_request(entry)
+                return entry, served
+
     def _meaning(self, name: str | None, sticky: str | None) -> str | None:
         """The id that a name leads to now; an alias comes before a recipe's plain name."""
         change = None if name is None else self.aliases.find(name)
@@ -276,7 +293,9 @@ class Lifecycle:
             raise CapacityError(
                 f"recipe '{entry.model_id}' was not loaded within {timeout_s:g} s; it may be soon"
             ) from None
-        except (InputError, ConflictError):
+        except UnknownRecipe:
+            raise
+        except InputError:
             raise CapacityError(_unavailable(entry)) from None
         finally:
             self._num_waiting -= 1

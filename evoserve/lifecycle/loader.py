@@ -18,6 +18,7 @@ from evoserve.errors import (
     EvoServeError,
     SourceError,
     UnknownModel,
+    UnknownRecipe,
 )
 from evoserve.lifecycle.book import Entry, Progress, RecipeBook, RecipeState
 from evoserve.lifecycle.footprint import Footprint, predict, union_bytes
@@ -67,10 +68,12 @@ class Loader:
 
         keep: model ids that may not be unloaded to make room. A cancelled caller does not stop the
         build. Raises InputError subclasses, ConflictError if it can never fit, CapacityError if
-        there is no room in time; whatever fails, what is served is untouched.
+        there is no room in time, UnknownRecipe if it was deleted; whatever fails, what is served is
+        untouched.
         """
         if entry.state is RecipeState.READY:
             return
+        self._check_known(entry)
         task = self._loads.get(entry.model_id)
         if task is None:
             if entry.model_id not in self._unloads:
@@ -117,6 +120,7 @@ class Loader:
     async def _load(self, entry: Entry, keep: Collection[str]) -> None:
         if entry.model_id in self._unloads:
             await asyncio.shield(self._unloads[entry.model_id])
+            self._check_known(entry)  # the unloading may have been that of a deletion
             self._book.set_state(entry, RecipeState.QUEUED)
         try:
             async with self._turn:
@@ -218,6 +222,10 @@ class Loader:
                 f"memory_bytes is {budget}; raise it, lower kv_cache_bytes or max_num_seqs, or "
                 "unpin and unload recipes"
             )
+
+    def _check_known(self, entry: Entry) -> None:
+        if self._book.find(entry.model_id) is not entry:
+            raise UnknownRecipe(entry.model_id)
 
     def _over(self, entry: Entry, footprint: Footprint, budget: int) -> int:
         """Bytes by which the budget would be exceeded."""

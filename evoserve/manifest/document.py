@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -20,17 +21,17 @@ MAX_YAML_CHARS = 2**18
 MAX_DEPTH = 64
 
 _KINDS = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "empty"}
-_SCALARS = (
-    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is many times faster
 
 
 def parse_document(text: str) -> object:
@@ -90,15 +91,11 @@ def _parse_json(text: str) -> object:
 
 
 def _parse_yaml(text: str) -> object:
-    loader = _PlainLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_nodes(node, "")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
+    """Built from the parser's events as they come, so what is refused is not read to its end."""
+    tree = _Tree()
+    for event in yaml.parse(text, Loader=_YamlLoader):
+        tree.take(event)
+    return tree.root
 
 
 def _one_line(text: str) -> str:
@@ -171,43 +168,93 @@ def _mark_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _check_nodes(node: yaml.Node, where: str) -> None:
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _check_nodes(item, join_path(where, index))
-    elif isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, item in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ManifestError("has a key that is not text", where=where)
-            if key.value in seen:
-                raise ManifestError("key given twice", where=join_path(where, key.value))
-            seen.add(key.value)
-            _check_nodes(item, join_path(where, key.value))
+@dataclass(slots=True)
+class _Open:
+    """A list or object that has not ended; keys: the one whose value comes next, or none."""
+
+    value: dict[Any, object] | list[object]
+    keys: list[object] = field(default_factory=list)
 
 
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """PyYAML's table: for a plain scalar's first character, the types it may have."""
-    table: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    for name, pattern, first in _SCALARS:
-        for character in first:
-            row = (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"))
-            table.setdefault(character, []).append(row)
-    return table
+class _Tree:
+    """A value that grows by YAML events; it accepts what JSON can say, and one document."""
 
+    def __init__(self) -> None:
+        self.root: object = None
+        self._open: list[_Open] = []
+        self._num_documents = 0
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML restricted to what JSON can say."""
-
-    yaml_implicit_resolvers = _resolvers()
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.events.AliasEvent):
+    def take(self, event: yaml.Event) -> None:
+        """The next event. Raises ManifestError, and YAMLError for a second document."""
+        if isinstance(event, yaml.ScalarEvent):
+            self._check_node(event)
+            self._put(_scalar(event.value) if event.implicit[0] else event.value)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            self._begin(event, [])
+        elif isinstance(event, yaml.MappingStartEvent):
+            self._begin(event, {})
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._put(self._open.pop().value)
+        elif isinstance(event, yaml.AliasEvent):
             raise ManifestError(
-                f"YAML aliases (*{event.anchor} in line {line}) are not accepted; write it out"
+                f"YAML aliases (*{event.anchor}{_line(event)}) are not accepted; write it out"
             )
-        if getattr(event, "tag", None) is not None:
-            raise ManifestError(f"YAML tags ({event.tag} in line {line}) are not accepted")
-        return super().compose_node(parent, index)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._num_documents += 1
+            if self._num_documents > 1:
+                raise yaml.YAMLError("it holds more than one document")
+
+    def _begin(self, event: yaml.NodeEvent, value: dict[Any, object] | list[object]) -> None:
+        self._check_node(event)
+        if self._expects_key():
+            raise ManifestError("has a key that is not text", where=self._where())
+        if len(self._open) > MAX_DEPTH:
+            where = self._where()[:80]
+            raise ManifestError(f"is nested deeper than {MAX_DEPTH} levels", where=where)
+        self._open.append(_Open(value))
+
+    def _put(self, value: object) -> None:
+        if not self._open:
+            self.root = value
+            return
+        top = self._open[-1]
+        if isinstance(top.value, list):
+            top.value.append(value)
+        elif top.keys:
+            top.value[top.keys.pop()] = value
+        elif value in top.value:
+            raise ManifestError("key given twice", where=join_path(self._where(), str(value)))
+        else:
+            top.keys.append(value)
+
+    def _expects_key(self) -> bool:
+        top = self._open[-1] if self._open else None
+        return top is not None and isinstance(top.value, dict) and not top.keys
+
+    def _check_node(self, event: yaml.NodeEvent) -> None:
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise ManifestError(f"YAML tags ({tag}{_line(event)}) are not accepted")
+
+    def _where(self) -> str:
+        """The path of the innermost open list or object."""
+        inner = [
+            len(each.value) if isinstance(each.value, list) else str(each.keys[0])
+            for each in self._open[:-1]
+        ]
+        return _path(tuple(inner))
+
+
+def _line(event: yaml.Event) -> str:
+    return "" if event.start_mark is None else f" in line {event.start_mark.line + 1}"
+
+
+def _scalar(text: str) -> object:
+    """The value of a plain scalar. Raises ValueError for an integer of thousands of digits."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return text

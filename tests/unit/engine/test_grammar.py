@@ -83,18 +83,42 @@ def test_what_is_generated_is_of_the_grammar_and_others_are_untouched(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.data())
-def test_allowed_is_a_function_of_the_tokens_alone(
-    letters: Tokenizer, grammar: Grammar, seed: int, data: st.DataObject
+@given(prompt=st.lists(st.integers(0, EOS), max_size=3), data=st.data())
+def test_allowed_does_not_depend_on_when_it_was_asked(
+    letters: Tokenizer, grammar: Grammar, prompt: list[int], data: st.DataObject
 ) -> None:
-    """Asked in order, or from the start, or after another branch, as after a preemption."""
-    ids = letters.encode('{"a": "x", "b": [true, false]}')
-    cursor = grammar.start()
-    for _ in range(6):
-        count = data.draw(st.integers(0, len(ids)))
-        assert cursor.allowed(ids[:count]) == grammar.start().allowed(ids[:count])
-    done = grammar.start().allowed(ids)
+    """At each token, or after many, or twice, as after a preemption."""
+    ids = [*prompt, *letters.encode('{"a": "x", "b": [true, false]}')]
+    counts = st.lists(st.integers(len(prompt), len(ids)), min_size=1, max_size=6)
+    cursor = grammar.start(len(prompt))
+    for count in sorted(data.draw(counts)):
+        assert cursor.allowed(ids[:count]) == grammar.start(len(prompt)).allowed(ids[:count])
+    done = cursor.allowed(ids)
     assert [id_ for id_ in range(8 * len(done)) if done[id_ // 8] >> id_ % 8 & 1] == [EOS]
+
+
+class Watched(list[int]):
+    """Tokens that count how many of them are looked at."""
+
+    num_read = 0
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        found = super().__getitem__(place)
+        self.num_read += len(found) if isinstance(place, slice) else 1
+        return found
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        self.num_read += len(self)
+        return super().__iter__()
+
+
+def test_a_step_looks_at_the_new_token_alone(letters: Tokenizer, grammar: Grammar) -> None:
+    ids = letters.encode('{"a": "x", "b": [' + "true, " * 40 + "true]}")
+    cursor, tokens = grammar.start(2), Watched([1, 2])
+    for id_ in ids:
+        tokens.append(id_)
+        cursor.allowed(tokens)
+    assert tokens.num_read == len(ids)
 
 
 def test_a_cursor_that_cannot_go_on_ends_its_own_sequence(grammar: Grammar) -> None:

@@ -48,6 +48,8 @@ async def test_files_that_come_and_go_are_recipes_that_come_and_go(lab, folder: 
         (folder / "ties.json").unlink()
         put(folder, "dfs")
         await watch.poll()
+        assert sorted(parts.ready()) == ["mini-dfs", "mini-slerp", "mini-ties"]  # gone but once
+        await watch.poll()
         assert sorted(parts.ready()) == ["mini-dfs", "mini-slerp"]
         names = [each.manifest.name for each in parts.lifecycle.recipes]
         assert names == ["mini-linear", "mini-slerp", "mini-dfs"]  # linear is not the folder's
