@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -9,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from evoserve import __version__
 from evoserve.api.aliases import aliases
+from evoserve.api.document import build_document
 from evoserve.api.drain import Drain
 from evoserve.api.errors import answer_error
 from evoserve.api.front import Front
@@ -82,6 +84,7 @@ def create_app(
         build_tracing(settings),
     )
     app.state.service = service
+    app.openapi = cache(partial(build_document, app))  # type: ignore[method-assign]
     for router in (openai, recipes, aliases, public):
         app.include_router(router)
     for kind in (EvoServeError, HTTPException):

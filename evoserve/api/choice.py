@@ -136,9 +136,12 @@ class ChoiceText:
         """The text that may be sent now, and whether a stop string ended the sequence."""
         raw = ""
         token_id = event.token_id
-        if token_id is not None and event.finish_reason != FinishReason.STOP:
-            if event.logprobs is not None:
-                self._scored.append(self._score(token_id, event.logprobs, self._num_chars))
+        is_end = event.finish_reason == FinishReason.STOP
+        # Who has the prompt scored counts on one token behind it, the end or not, as lm-eval does.
+        is_listed = not is_end or self._job.params.prompt_logprobs is not None
+        if token_id is not None and event.logprobs is not None and is_listed:
+            self._scored.append(self._score(token_id, event.logprobs, self._num_chars))
+        if token_id is not None and not is_end:
             raw = self._detokenizer.push(token_id)
         if event.finish_reason is not None:
             raw += self._detokenizer.flush()

@@ -2,27 +2,49 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 MAX_STOP_CHARS = 1024
 MAX_TOKEN_ID = 2**31 - 1
 
 
-def only(*harmless: object) -> BeforeValidator:
+class only:  # noqa: N801 - read as a word in `Annotated[None, only("auto")]`
     """Refuse everything but null and `harmless`, values that ask for what happens anyway."""
 
-    def check(value: object) -> None:
-        if value is None or any(value == allowed for allowed in harmless):
+    def __init__(self, *harmless: object) -> None:
+        self._harmless = harmless
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """pydantic's: how to check."""
+        return no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """pydantic's: what the document says."""
+        del schema, handler
+        return {"enum": [None, *self._harmless]}
+
+    def _check(self, value: object) -> None:
+        same = (type(value) is type(each) and value == each for each in self._harmless)
+        if value is None or any(same):
             return
-        allowed = " or ".join(["null", *map(repr, harmless)])
+        allowed = " or ".join(["null", *map(repr, self._harmless)])
         raise PydanticCustomError(
             "unsupported",
             "not supported yet; leave it out or send {allowed}",
             {"allowed": allowed},
         )
-
-    return BeforeValidator(check)
 
 
 Schema = dict[str, Any]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from evoserve.api.field import Body, Refused, only
@@ -33,6 +33,15 @@ def _join_text(value: object) -> object:
     return "\n".join(texts)
 
 
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+    "additionalProperties": False,
+}
+_CONTENT = {"anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": _PART}]}
+
+
 class CalledFunction(Body):
     """Name and arguments of a call; the arguments are JSON in a string."""
 
@@ -51,8 +60,10 @@ class MessageCall(Body):
 class Message(Body):
     """One message of a conversation; `content` may come as a list of text parts."""
 
+    model_config = ConfigDict(json_schema_extra={"required": ["role"]})
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(_join_text)]
+    content: Annotated[str, BeforeValidator(_join_text), WithJsonSchema(_CONTENT)]
     name: Annotated[str, Field(max_length=64)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
     refusal: Refused = None

@@ -20,7 +20,8 @@ Item = dict[str, Any]
 class Story:
     """A response while it comes: every piece adds events, and to `answer`.
 
-    Text makes a message, and a call ends it, so that the items stand in the order of the text.
+    Text makes a message and a call an item of its own; each ends when the next one begins, so that
+    the items stand in the order of the text.
     """
 
     def __init__(self, call: Call, envelope: dict[str, Any]) -> None:
@@ -28,7 +29,8 @@ class Story:
         self.answer = copy.deepcopy(envelope)
         self._tag = call.id.rpartition("-")[2]
         self._has_logprobs = call.jobs[0].params.logprobs is not None
-        self._message: Item | None = None
+        self._may_call = call.tools is not None and call.tools.choice.mode != "none"
+        self._item: Item | None = None
 
     def begin(self) -> list[Event]:
         """The first two events."""
@@ -36,9 +38,9 @@ class Story:
         return [{"type": kind, "response": copy.deepcopy(self.answer)} for kind in kinds]
 
     def push(self, piece: Piece) -> list[Event]:
-        """What a piece adds."""
+        """What a piece adds. Tokens of a call are part of no message."""
         events: list[Event] = []
-        if piece.text or piece.tokens:
+        if piece.text or (piece.tokens and not self._may_call):
             events += self._say(piece)
         for part in piece.calls:
             events += self._call(part)
@@ -58,73 +60,73 @@ class Story:
 
     def _say(self, piece: Piece) -> list[Event]:
         is_open = self._item is not None and self._item["type"] == "message"
-        events = [] if is_open else [*self._end_item("completed"), *self._begin_message()]
-        part = self._part()
+        events = [] if is_open else self._begin_message()
+        part = self._open()["content"][0]
         logprobs = [scored(token) for token in piece.tokens] if self._has_logprobs else []
         part["text"] += piece.text
         part["logprobs"] += logprobs
-        delta = {"delta": piece.text, "logprobs": logprobs}
-        return [*events, self._part_event("output_text.delta", **delta)]
+        return [*events, self._text_event("text.delta", delta=piece.text, logprobs=logprobs)]
 
     def _begin_message(self) -> list[Event]:
-        item = self._new_item("msg", {"type": "message", "role": "assistant", "content": []})
-        added = self._item_event("added", item)
-        self._message = item
+        events = self._begin_item("msg", {"type": "message", "role": "assistant", "content": []})
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        item["content"].append(part)
-        kind = "response.content_part.added"
-        return [added, {"type": kind, **self._place(), "part": copy.deepcopy(part)}]
+        self._open()["content"].append(part)
+        added = {"type": "response.content_part.added", **self._place(), "content_index": 0}
+        return [*events, {**added, "part": copy.deepcopy(part)}]
 
-    def _end_message(self, status: str) -> list[Event]:
-        item = self._message
-        if item is None:
-            return []
-        part, place = self._part(), self._place()
-        item["status"], self._message = status, None
-        done = {"text": part["text"], "logprobs": part["logprobs"]}
-        return [
-            {"type": "response.output_text.done", **place, **done},
-            {"type": "response.content_part.done", **place, "part": part},
-            self._item_event("done", item),
-        ]
+    def _call(self, part: CallPart) -> list[Event]:
+        events: list[Event] = []
+        if part.name:
+            fields = {"call_id": part.id, "name": part.name, "arguments": ""}
+            events += self._begin_item("fc", {"type": "function_call", **fields})
+        if part.arguments:
+            self._open()["arguments"] += part.arguments
+            kind = "response.function_call_arguments.delta"
+            events.append({"type": kind, **self._place(), "delta": part.arguments})
+        return events
 
-    def _call(self, call: ToolCall) -> list[Event]:
-        fields = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": ""}
-        item = self._new_item("fc", fields)
-        added = self._item_event("added", item)
-        place = {"item_id": item["id"], "output_index": len(self.answer["output"]) - 1}
-        item["arguments"], item["status"] = call.arguments, "completed"
-        kind = "response.function_call_arguments"
-        return [
-            added,
-            {"type": f"{kind}.delta", **place, "delta": call.arguments},
-            {"type": f"{kind}.done", **place, "name": call.name, "arguments": call.arguments},
-            self._item_event("done", item),
-        ]
-
-    def _new_item(self, prefix: str, fields: Item) -> Item:
+    def _begin_item(self, prefix: str, fields: Item) -> list[Event]:
+        events = self._end_item("completed")
         output: list[Item] = self.answer["output"]
         item = {"id": f"{prefix}_{self._tag}_{len(output)}", "status": "in_progress", **fields}
         output.append(item)
-        return item
+        self._item = item
+        return [*events, self._item_event("added")]
 
-    def _item_event(self, kind: str, item: Item) -> Event:
+    def _end_item(self, status: str) -> list[Event]:
+        """The item that is open, if there is one, is over."""
+        if self._item is None:
+            return []
+        item = self._item
+        item["status"] = status
+        if item["type"] == "message":
+            part = item["content"][0]
+            done = {"type": "response.content_part.done", **self._place(), "content_index": 0}
+            said = self._text_event("text.done", text=part["text"], logprobs=part["logprobs"])
+            events = [said, {**done, "part": part}]
+        else:
+            told = {"name": item["name"], "arguments": item["arguments"]}
+            kind = "response.function_call_arguments.done"
+            events = [{"type": kind, **self._place(), **told}]
+        events.append(self._item_event("done"))
+        self._item = None
+        return events
+
+    def _text_event(self, kind: str, **fields: object) -> Event:
+        return {"type": f"response.output_{kind}", **self._place(), "content_index": 0, **fields}
+
+    def _item_event(self, kind: str) -> Event:
         index = len(self.answer["output"]) - 1
-        copied = copy.deepcopy(item)
+        copied = copy.deepcopy(self._open())
         return {"type": f"response.output_item.{kind}", "output_index": index, "item": copied}
 
-    def _part(self) -> Item:
-        part: Item = self._open()["content"][0]
-        return part
-
     def _place(self) -> dict[str, Any]:
-        index = len(self.answer["output"]) - 1
-        return {"item_id": self._open()["id"], "output_index": index, "content_index": 0}
+        return {"item_id": self._open()["id"], "output_index": len(self.answer["output"]) - 1}
 
     def _open(self) -> Item:
-        if self._message is None:
-            raise EngineError("no message of the response is open")
-        return self._message
+        if self._item is None:
+            raise EngineError("no item of the response is open")
+        return self._item
 
 
 async def response_events(

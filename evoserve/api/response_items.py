@@ -7,6 +7,37 @@ from pydantic_core import PydanticCustomError
 
 _ROLES = ("system", "developer", "user", "assistant")
 _TEXT_PARTS = ("input_text", "output_text", "text")
+_STRING = {"type": "string"}
+_PART = {
+    "type": "object",
+    "properties": {"type": {"enum": list(_TEXT_PARTS)}, "text": _STRING},
+    "required": ["type", "text"],
+}
+_CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _PART}]}
+_MESSAGE = {"type": {"const": "message"}, "role": {"enum": list(_ROLES)}, "content": _CONTENT}
+_CALL = {
+    "type": {"const": "function_call"},
+    "call_id": _STRING,
+    "name": _STRING,
+    "arguments": _STRING,
+}
+_OUTPUT = {"type": {"const": "function_call_output"}, "call_id": _STRING, "output": _CONTENT}
+INPUT_SCHEMA = {
+    "anyOf": [
+        _STRING,
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "anyOf": [
+                    {"type": "object", "properties": _MESSAGE, "required": ["role", "content"]},
+                    {"type": "object", "properties": _CALL, "required": list(_CALL)},
+                    {"type": "object", "properties": _OUTPUT, "required": list(_OUTPUT)},
+                ]
+            },
+        },
+    ]
+}
 
 
 def parse_input(value: object) -> list[dict[str, Any]]:

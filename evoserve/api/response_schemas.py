@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from evoserve.api.field import MAX_TOKEN_ID, Body, ModelName, Refused, Schema, only
-from evoserve.api.response_items import parse_input
+from evoserve.api.response_items import INPUT_SCHEMA, parse_input
 from evoserve.api.tools import FunctionName, ToolChoiceField
 
 LOGPROBS = "message.output_text.logprobs"
@@ -42,7 +42,9 @@ class ResponsesBody(Body):
     """POST /v1/responses."""
 
     model: ModelName
-    input: Annotated[list[dict[str, Any]], PlainValidator(parse_input)]
+    input: Annotated[
+        list[dict[str, Any]], PlainValidator(parse_input), WithJsonSchema(INPUT_SCHEMA)
+    ]
     instructions: str | None = None
     max_output_tokens: Annotated[int | None, Field(ge=1, le=MAX_TOKEN_ID)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None

@@ -124,6 +124,12 @@ async def version() -> Response:
     return JSONResponse({"version": __version__})
 
 
+@public.get("/openapi.json", dependencies=[Depends(check_key)])
+async def document(request: Request) -> Response:
+    """This document."""
+    return JSONResponse(request.app.openapi())
+
+
 @public.get("/metrics", dependencies=[Depends(check_scraper)])
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""

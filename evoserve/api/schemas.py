@@ -5,12 +5,14 @@ Requests are pydantic models; answers are typed dictionaries, written to the wir
 """
 
 import re
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic's wish below Python 3.12
 
 from evoserve.api.field import (
+    MAX_STOP_CHARS,
     MAX_TOKEN_ID,
     Penalty,
     Schema,
@@ -85,6 +87,29 @@ def _parse_prompts(value: object) -> tuple[Prompt, ...]:
     )
 
 
+_IDS = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID},
+    "minItems": 1,
+}
+_PROMPTS = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        _IDS,
+        {"type": "array", "items": _IDS, "minItems": 1},
+    ]
+}
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
+_STOPS = {
+    "anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"const": None}]
+}
+_BIASES = {
+    "type": ["object", "null"],
+    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+}
+
 TokenKey = Annotated[int, BeforeValidator(_parse_id), Field(ge=0, le=MAX_TOKEN_ID)]
 
 
@@ -103,11 +128,17 @@ class SamplingBody(Body):
     temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1, allow_inf_nan=False)] = None
     n: Annotated[int | None, Field(ge=1, le=MAX_N)] = None
-    stop: Annotated[list[StopString], Field(max_length=MAX_STOPS), BeforeValidator(_listed)] = []
+    stop: Annotated[
+        list[StopString],
+        Field(max_length=MAX_STOPS),
+        BeforeValidator(_listed),
+        WithJsonSchema(_STOPS),
+    ] = []
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None
     logit_bias: Annotated[
         dict[TokenKey, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] | None,
         BeforeValidator(_without_zeros),
+        WithJsonSchema(_BIASES),
     ] = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
@@ -170,7 +201,7 @@ class ChatBody(SamplingBody):
 class CompletionBody(SamplingBody):
     """POST /v1/completions."""
 
-    prompt: Annotated[tuple[Prompt, ...], PlainValidator(_parse_prompts)]
+    prompt: Annotated[tuple[Prompt, ...], PlainValidator(_parse_prompts), WithJsonSchema(_PROMPTS)]
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0)] = None
     best_of: Annotated[int | None, Field(ge=0, le=MAX_N)] = None

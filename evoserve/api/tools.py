@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from evoserve.api.field import Body, Schema
@@ -46,7 +46,21 @@ def _parse_choice(value: object) -> ToolChoice | None:
     )
 
 
-ToolChoiceField = Annotated[ToolChoice | None, PlainValidator(_parse_choice)]
+_KIND = {"type": {"const": "function"}}
+_NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+_NAMED = {"type": "object", "properties": {**_KIND, "function": _NAME}}
+_FLAT = {"type": "object", "properties": {**_KIND, "name": {"type": "string"}}}
+_CHOICE = {  # a function is named as in chat completions or, flat, as in responses
+    "anyOf": [
+        {"enum": [None, "none", "auto", "required"]},
+        {**_NAMED, "required": ["type", "function"]},
+        {**_FLAT, "required": ["type", "name"]},
+    ]
+}
+
+ToolChoiceField = Annotated[
+    ToolChoice | None, PlainValidator(_parse_choice), WithJsonSchema(_CHOICE)
+]
 
 
 class Function(Body):

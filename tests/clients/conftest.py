@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 from byte_model import save_byte_model
+from oracle_lab import Oracle
 
 from evoserve.api.registry import Registry, describe
 from evoserve.api.server import run as run_loop
@@ -97,3 +98,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def client(server: Server) -> Iterator[openai.OpenAI]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def oracle(server: Server) -> Oracle:
+    """The served model, run by transformers."""
+    return Oracle(server.folder)

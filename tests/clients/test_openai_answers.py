@@ -107,14 +107,21 @@ def test_forced_calls_are_of_the_tools(client, choice: str, is_parallel: bool) -
     }  # fmt: skip
     whole = ask(client, **asked)
     calls: dict[int, dict[int, dict[str, str]]] = {}
+    num_deltas = 0
     finishes = {}
     for chunk in ask(client, **asked, stream=True):
         (part,) = chunk.choices
         finishes[part.index] = part.finish_reason
         for delta in part.delta.tool_calls or ():
             mine = calls.setdefault(part.index, {})
+            is_first = delta.index not in mine
+            assert (delta.id is None, delta.type, delta.function.name is None) == (
+                not is_first, "function" if is_first else None, not is_first
+            )  # fmt: skip
+            assert (delta.function.arguments == "") == is_first
             made = mine.setdefault(delta.index, {"name": delta.function.name, "arguments": ""})
             made["arguments"] += delta.function.arguments
+            num_deltas += 1
     for one in whole.choices:
         assert one.message.content is None
         assert one.finish_reason == ("stop" if choice == "named" else "tool_calls")
@@ -129,6 +136,7 @@ def test_forced_calls_are_of_the_tools(client, choice: str, is_parallel: bool) -
         assert streamed == [{"name": m.name, "arguments": m.arguments} for m in made]
     ids = [call.id for one in whole.choices for call in one.message.tool_calls]
     assert len(set(ids)) == len(ids)
+    assert num_deltas > 4 * len(ids)
 
 
 def test_auto_and_none_leave_the_model_free_and_a_history_of_calls_is_rendered(client) -> None:
@@ -262,10 +270,16 @@ def test_responses_call_tools_and_take_their_outputs(client) -> None:
     assert (call.type, call.status) == ("function_call", "completed")
     assert json.loads(call.arguments).keys() == {"town"}
     events = list(client.responses.create(**asked, input="hi", stream=True))
-    assert [e.type.removeprefix("response.") for e in events] == [
-        "created", "in_progress", "output_item.added", "function_call_arguments.delta",
+    kinds = [event.type.removeprefix("response.") for event in events]
+    deltas = [event.delta for event in events if event.type.endswith("arguments.delta")]
+    assert kinds == [
+        "created", "in_progress", "output_item.added",
+        *["function_call_arguments.delta"] * len(deltas),
         "function_call_arguments.done", "output_item.done", "completed",
     ]  # fmt: skip
+    assert len(deltas) > 3
+    assert "".join(deltas) == events[-3].arguments == events[-2].item.arguments
+    assert events[-1].response.output[0].arguments == call.arguments == "".join(deltas)
     done = {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}
     history = [{"role": "user", "content": "hi"}, call.model_dump(exclude_none=True), done]
     next_one = client.responses.create(model="tiny", input=history, tools=tools, temperature=0)

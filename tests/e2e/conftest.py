@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 from byte_model import save_byte_model
+from page_lab import browser, guarded, site, visit  # noqa: F401 (fixtures of test_page_*.py)
 
 from evoserve.api.registry import Registry, describe
 from evoserve.api.server import run as run_loop
