@@ -87,4 +87,4 @@ def matrix_bytes(num_rows: int, num_columns: int, dtype: torch.dtype, placement:
 def _pack(weight: torch.Tensor, bias: torch.Tensor | None, placement: Placement) -> PackedLinear:
     if placement.quantization is None:
         return pack_dense(weight, bias)
-    return pack_int8(weight.float(), bias)
+    return pack_int8(weight, bias)

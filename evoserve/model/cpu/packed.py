@@ -15,6 +15,7 @@ from evoserve.model.cpu.simd import BFLOAT16, FLOAT16, FLOAT32, INT8, PANEL
 from evoserve.model.heap import prefer_huge_pages
 from evoserve.model.quantize import WEIGHT_LEVELS, token_levels
 
+_WIDENED_ROWS = 32 * PANEL
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
 
@@ -99,15 +100,18 @@ def pack_dense(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Packed
 
 
 def pack_int8(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
-    """Quantise a float32 CPU weight (num_out, num_in) by output channel and pack it.
+    """Quantise a CPU weight (num_out, num_in) of any float dtype by output channel and pack it.
 
-    Integers and scales are those of `evoserve.model.quantize`.
+    Integers and scales are those of `evoserve.model.quantize` for the weight in float32.
     """
     num_out, num_in = weight.shape
     shape = (wide(num_out) // PANEL, padded_in(num_in) // 2, PANEL, 2)
     panels, scales = torch.empty(shape, dtype=torch.int8), torch.ones(wide(num_out))
     prefer_huge_pages(panels)
-    _quantize_channels(weight.numpy(), panels.numpy(), scales.numpy())
+    for first in range(0, num_out, _WIDENED_ROWS):  # few at a time in float32, which stay in cache
+        rows = weight[first : first + _WIDENED_ROWS].float()
+        mine = panels[first // PANEL : wide(first + len(rows)) // PANEL]
+        _quantize_channels(rows.numpy(), mine.numpy(), scales[first:].numpy())
     return PackedLinear(num_out, num_in, panels, _padded_bias(bias, num_out), scales)
 
 
@@ -136,7 +140,8 @@ def _transpose(weight: Array, panels: Array) -> None:
 def _quantize_channels(weight: Array, panels: Array, scales: Array) -> None:
     """float32 (num_out, num_in) into int8 (num_panels, padded / 2, 16, 2) and their scales."""
     num_out, num_in = weight.shape
-    panels[:] = 0
+    if num_out % PANEL or num_in < 2 * panels.shape[1]:
+        panels[:] = 0
     row = np.empty(num_in, np.int16)
     for channel in range(num_out):
         scales[channel] = quantize_row(

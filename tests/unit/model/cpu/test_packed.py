@@ -52,6 +52,14 @@ def test_an_int8_product_has_the_bits_of_the_plain_one(
     assert torch.equal(pack_int8(weight, bias)(inputs), quantized(weight, bias)(inputs))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_int8_weight_that_is_widened_in_portions_has_the_bits_of_the_plain_one(
+    dtype: torch.dtype,
+) -> None:
+    weight, inputs = random(1041, 21, seed=3).to(dtype), random(3, 21, seed=4)
+    assert torch.equal(pack_int8(weight)(inputs), quantized(weight.float(), None)(inputs))
+
+
 def test_int8_rows_of_zeros_and_of_nan() -> None:
     inputs, weight = random(4, 24, seed=1), random(20, 24, seed=2)
     inputs[1], inputs[2, 5], weight[3] = 0, torch.nan, 0
