@@ -81,6 +81,8 @@ def _parse(text: str) -> object:
     try:
         return _parse_yaml(text)
     except yaml.YAMLError as error:
+        if "maximum nesting" in str(error):  # libyaml's own bound, seen before ours from 0.2.6 on
+            raise ManifestError(f"is nested deeper than {MAX_DEPTH} levels") from None
         fault = json_fault or f"is not valid YAML: {_one_line(str(error))}"
         raise ManifestError(fault) from None
 
