@@ -16,22 +16,27 @@ MAX_STOP_CHARS = 1024
 MAX_TOKEN_ID = 2**31 - 1
 
 
-class only:  # noqa: N801 - read as a word in `Annotated[None, only("auto")]`
+def only(*harmless: object) -> "_Only":
     """Refuse everything but null and `harmless`, values that ask for what happens anyway."""
+    return _Only(harmless)
 
-    def __init__(self, *harmless: object) -> None:
+
+class _Only:
+    """How pydantic checks such a field, and what the document says of it."""
+
+    def __init__(self, harmless: tuple[object, ...]) -> None:
         self._harmless = harmless
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """pydantic's: how to check."""
+        """pydantic's."""
         return no_info_before_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """pydantic's: what the document says."""
+        """pydantic's."""
         del schema, handler
         return {"enum": [None, *self._harmless]}
 

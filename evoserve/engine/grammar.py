@@ -27,7 +27,7 @@ class Grammar:
         if reason and not reason.startswith("WARNING"):
             raise RequestError(" ".join(reason.split())[:500])
 
-    def start(self, num_prompt_tokens: int = 0) -> "GrammarCursor":
+    def start(self, num_prompt_tokens: int) -> "GrammarCursor":
         """A cursor before the first token that follows the prompt."""
         return GrammarCursor(self._matcher.deep_copy(), num_prompt_tokens)
 

@@ -30,7 +30,7 @@ class TokenCursor(Protocol):
 class TokenGrammar(Protocol):
     """What the tokens of a sequence must spell."""
 
-    def start(self, num_prompt_tokens: int = 0) -> TokenCursor:
+    def start(self, num_prompt_tokens: int) -> TokenCursor:
         """A cursor before the first token that follows the prompt."""
         ...
 

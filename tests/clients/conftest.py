@@ -1,7 +1,5 @@
 """A real server over a tiny random Llama whose template takes tools, for clients of all kinds."""
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +8,9 @@ import openai
 import pytest
 from byte_model import save_byte_model
 from oracle_lab import Oracle
+from server_lab import in_thread, load_alone
 
-from evoserve.api.registry import Registry, describe
-from evoserve.api.server import run as run_loop
-from evoserve.api.server import serve
 from evoserve.config import Settings
-from evoserve.engine.torch_engine import TorchEngine
 from evoserve.manifest.load import build_manifest
 from evoserve.sources.checkpoint import open_checkpoint
 from evoserve.sources.recipe import Recipe
@@ -52,46 +47,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves the model as `tiny` and under the names of OpenAI's own tests."""
     folder = save_model(tmp_path_factory.mktemp("client-model"))
     settings = Settings(port=0, threads=1, dtype="float32", kv_cache_bytes=16 * 2**20)
-    is_bound = threading.Event()
-    found: dict[str, object] = {}
-
-    async def main() -> None:
-        engine = TorchEngine(settings)
-        manifest = build_manifest(
-            {
-                "format": "evoserve/1",
-                "name": "tiny",
-                "sources": {"base": {"model": str(folder)}},
-                "generation": {"max_tokens": 16},
-            }
-        )
-        recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
-        registry = Registry()
-        registry.add(describe(recipe, await engine.load(recipe)), ALIASES)
-        found.update(loop=asyncio.get_running_loop(), task=asyncio.current_task())
-
-        def on_bound(port: int) -> None:
-            found.update(port=port)
-            is_bound.set()
-
-        await serve(settings, engine, registry, on_bound=on_bound)
-
-    def run() -> None:
-        try:
-            run_loop(main())
-        except asyncio.CancelledError:
-            pass
-        finally:
-            is_bound.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert is_bound.wait(60)
-    assert "port" in found, "the server did not start"
-    yield Server(f"http://127.0.0.1:{found['port']}/v1", folder)
-    found["loop"].call_soon_threadsafe(found["task"].cancel)
-    thread.join(20)
-    assert not thread.is_alive()
+    manifest = build_manifest(
+        {
+            "format": "evoserve/1",
+            "name": "tiny",
+            "sources": {"base": {"model": str(folder)}},
+            "generation": {"max_tokens": 16},
+        }
+    )
+    recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
+    with in_thread(settings, lambda: load_alone(settings, recipe, ALIASES)) as port:
+        yield Server(f"http://127.0.0.1:{port}/v1", folder)
 
 
 @pytest.fixture(scope="session")

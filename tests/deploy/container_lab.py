@@ -21,7 +21,7 @@ from deploy_lab import ROOT, health_command, image_environment, only, read_compo
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/proc", "/dev")
 BASE_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-PROBE_S = 1
+PROBE_S, HEALTHY_S = 1, 300
 VENV = Path(os.environ.get("IMAGE_VENV", sys.prefix))
 CLIENT = """
 import json, sys, urllib.request
@@ -77,9 +77,11 @@ class Container:
         return self.run(health_command()).returncode == 0
 
     def wait_healthy(self) -> None:
-        """Until it is; raises AssertionError with the log if the server has ended instead."""
+        """Until it is; raises AssertionError with the log if the server ends, or takes too long."""
+        end = time.monotonic() + HEALTHY_S
         while not self.is_healthy():
-            assert self.process.poll() is None, self.log.read_text()
+            is_hopeful = self.process.poll() is None and time.monotonic() < end
+            assert is_hopeful, self.log.read_text()
             time.sleep(PROBE_S)
 
     def open(

@@ -1,7 +1,5 @@
 """A real server on loopback over a tiny random Llama."""
 
-import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +8,9 @@ import openai
 import pytest
 from byte_model import save_byte_model
 from page_lab import browser, guarded, site, visit  # noqa: F401 (fixtures of test_page_*.py)
+from server_lab import in_thread, load_alone
 
-from evoserve.api.registry import Registry, describe
-from evoserve.api.server import run as run_loop
-from evoserve.api.server import serve
 from evoserve.config import Settings
-from evoserve.engine.torch_engine import TorchEngine
 from evoserve.manifest.load import build_manifest
 from evoserve.sources.checkpoint import open_checkpoint
 from evoserve.sources.recipe import Recipe
@@ -47,43 +42,12 @@ def save_tiny_llama(folder: Path) -> Path:
 
 def start(folder: Path, settings: Settings) -> Iterator[Live]:
     """Serve a folder from a thread of its own until the generator is resumed."""
-    ports: list[int] = []
-    is_bound = threading.Event()
-    handles: dict[str, object] = {}
-
-    async def main() -> None:
-        engine = TorchEngine(settings)
-        manifest = build_manifest(
-            {"format": "evoserve/1", "name": "tiny", "sources": {"base": {"model": str(folder)}}}
-        )
-        recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
-        registry = Registry()
-        registry.add(describe(recipe, await engine.load(recipe)), ["alias/one"])
-        handles.update(id=recipe.model_id, loop=asyncio.get_running_loop())
-        handles.update(task=asyncio.current_task())
-
-        def on_bound(port: int) -> None:
-            ports.append(port)
-            is_bound.set()
-
-        await serve(settings, engine, registry, on_bound=on_bound)
-
-    def run() -> None:
-        try:
-            run_loop(main())
-        except asyncio.CancelledError:
-            pass
-        finally:
-            is_bound.set()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert is_bound.wait(60)
-    assert ports, "the server did not start"
-    yield Live(f"http://127.0.0.1:{ports[0]}", ports[0], str(handles["id"]), folder)
-    handles["loop"].call_soon_threadsafe(handles["task"].cancel)
-    thread.join(20)
-    assert not thread.is_alive()
+    manifest = build_manifest(
+        {"format": "evoserve/1", "name": "tiny", "sources": {"base": {"model": str(folder)}}}
+    )
+    recipe = Recipe(manifest, {"base": open_checkpoint(folder)})
+    with in_thread(settings, lambda: load_alone(settings, recipe, ["alias/one"])) as port:
+        yield Live(f"http://127.0.0.1:{port}", port, recipe.model_id, folder)
 
 
 @pytest.fixture(scope="session")

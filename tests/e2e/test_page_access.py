@@ -202,7 +202,7 @@ def test_recipes_and_dialogs_by_the_keyboard_alone(visit: Callable, site: str) -
     page.keyboard.press("Enter")
     tab_to(page, "remove-do", "Shift+Tab")
     page.keyboard.press("Enter")
-    expect(card(page, "by-keyboard")).to_have_count(0, timeout=WAIT_MS)
+    expect(card(page, "by-keyboard")).to_have_count(0)
     expect(page.locator("#recipes-title")).to_be_focused()
 
 

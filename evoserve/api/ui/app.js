@@ -27,7 +27,8 @@ const recipes = startRecipes(page, {
 startRegister(page, recipes.reveal);
 
 byId("keys-open").addEventListener("click", openKeys);
-byId("keys").addEventListener("close", useKeys);
+byId("keys").addEventListener("submit", useKeys);
+byId("keys").addEventListener("close", clearKeys);
 byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
   byId("main").focus();
@@ -90,16 +91,17 @@ function openKeys() {
   const dialog = byId("keys");
   if (dialog.open) return;
   for (const kind of ["api", "admin"]) byId(`key-${kind}`).value = readKey(kind);
-  dialog.returnValue = "cancel";
   dialog.showModal();
 }
 
-async function useKeys() {
-  const fields = ["api", "admin"].map((kind) => [kind, byId(`key-${kind}`)]);
-  const isKept = byId("keys").returnValue === "keep";
-  for (const [kind, field] of fields) {
-    if (isKept) keepKey(kind, field.value.trim());
-    field.value = "";
-  }
-  if (isKept) await start();
+/** What was entered counts from here on: `close` may come after the dialog has been opened again. */
+function useKeys({ submitter }) {
+  if (submitter?.value !== "keep") return;
+  for (const kind of ["api", "admin"]) keepKey(kind, byId(`key-${kind}`).value.trim());
+  start();
+}
+
+function clearKeys() {
+  if (byId("keys").open) return;
+  for (const kind of ["api", "admin"]) byId(`key-${kind}`).value = "";
 }

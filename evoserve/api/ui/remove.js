@@ -8,18 +8,15 @@ export function startRemoval(page, refresh) {
   const dialog = byId("remove");
   let asked = null;
   byId("remove-do").addEventListener("click", remove);
-  dialog.addEventListener("close", () => {
-    asked = null;
-  });
 
   async function remove() {
     const mine = asked;
-    if (mine === null || mine.isRunning) return;
+    if (mine.isRunning) return;
     mine.isRunning = true;
     show("Waiting for answers that are still running …", { isBusy: true });
     try {
       await manage(`v1/recipes/${encodeURIComponent(mine.id)}`, { method: "DELETE" });
-      if (asked === mine) {
+      if (isOpenFor(mine)) {
         dialog.close();
         byId("recipes-title").focus(); // what opened it goes, or has gone, with its card
       }
@@ -27,8 +24,13 @@ export function startRemoval(page, refresh) {
       page.say(`${plain(mine.name)} has been deleted.`);
     } catch (error) {
       mine.isRunning = false;
-      refuse(error, asked === mine);
+      refuse(error, isOpenFor(mine));
     }
+  }
+
+  /** Is it still asked? The event `close` may come after the dialog has been opened again. */
+  function isOpenFor(mine) {
+    return asked === mine && dialog.open;
   }
 
   function refuse(error, isOpen) {

@@ -78,7 +78,7 @@ def multiply_dense(_context: Any, _arguments: Any) -> Any:
 
         strides = (_UNROLL * PANEL * item, _UNROLL * 4)
         stop = builder.add(panel, builder.mul(k, size(PANEL * item)))
-        store_rows(builder, out, out_bytes, loop(builder, panel, stop, strides, first, step))
+        _store_rows(builder, out, out_bytes, loop(builder, panel, stop, strides, first, step))
 
     cases = [case for case in range(num_cases) if case % (MAX_ROWS + 1)]
 
@@ -122,7 +122,7 @@ def multiply_int8(_context: Any, _arguments: Any) -> Any:
         stop = builder.add(panel, builder.mul(k, size(PANEL)))
         sums = loop(builder, panel, stop, strides, first, step)
         scaled = _scale(builder, sums, scales, bias)
-        store_rows(builder, out, out_bytes, scaled)
+        _store_rows(builder, out, out_bytes, scaled)
 
     def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         num_rows, *rest = arguments_at(builder, values[0], 11)
@@ -174,7 +174,7 @@ def accumulate(_context: Any, _arguments: Any) -> Any:
 
         strides = (8, builder.mul(size(4), block_size))
         sums = loop(builder, blocks, end, strides, first, add_block)
-        store_rows(builder, out, out_bytes, sums, len(parts))
+        _store_rows(builder, out, out_bytes, sums, len(parts))
 
     cases = [*range(1, MAX_ROWS + 1), *range(MAX_ROWS + 2, MAX_ROWS + 2 + MAX_ROWS // 2)]
 
@@ -230,7 +230,7 @@ def _scale(builder: Any, sums: list[Value], scales: list[Value], bias: Value) ->
     return scaled
 
 
-def store_rows(
+def _store_rows(
     builder: Any, out: Value, out_bytes: Value, values: list[Value], per_row: int = len(_HALVES)
 ) -> None:
     for row, start in enumerate(row_starts(builder, out, out_bytes, len(values) // per_row)):

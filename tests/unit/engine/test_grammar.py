@@ -125,7 +125,7 @@ def test_a_cursor_that_cannot_go_on_ends_its_own_sequence(grammar: Grammar) -> N
     broken, other = start(1, grammar), start(2, None)
     broken.token_ids.append(5)
     with pytest.raises(EngineError):
-        grammar.start().allowed([5])
+        grammar.start(0).allowed([5])
     logits = torch.randn(2, VOCAB)
     first, second = sample([Chunk(broken, 0, 3), Chunk(other, 0, 2)], logits)
     assert first.token_id is None
