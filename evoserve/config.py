@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -19,6 +19,8 @@ from evoserve.errors import ConfigError
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizationName = Literal["int8"]
+
+SECRETS = ("api_key", "admin_key")
 
 
 class Settings(BaseSettings):
@@ -48,6 +50,9 @@ class Settings(BaseSettings):
         None,
         description="Key of /v1/recipes and /v1/aliases; without one only a loopback server has "
         "them.",
+    )
+    admin_key_file: Path | None = Field(
+        None, description="File of further admin keys; as --api-key-file."
     )
     state: Path | None = Field(
         None, description="SQLite file that remembers recipes, aliases, history and pins."
@@ -124,6 +129,14 @@ class Settings(BaseSettings):
         None, description="URL that OpenTelemetry traces are sent to (OTLP over HTTP); extra otel."
     )
 
+    @field_validator(*SECRETS)
+    @classmethod
+    def _can_be_sent(cls, key: str | None) -> str | None:
+        """An empty key, as of a variable that is set to nothing, would be everybody's."""
+        if key is not None and (not key or key != key.strip()):
+            raise ValueError("a key must not be empty nor begin or end with a blank")
+        return key
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -159,7 +172,8 @@ def load_settings(file: Path | None = None, **flags: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"setting '{name}' = {first['input']!r}: {first['msg']}") from None
+        value = "" if name in SECRETS else f" = {first['input']!r}"
+        raise ConfigError(f"setting '{name}'{value}: {first['msg']}") from None
     return Settings.model_construct(**dict(loaded))
 
 

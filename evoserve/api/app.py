@@ -80,6 +80,7 @@ def create_app(
         stopping.has_begun,
         managed,
         Keyring(settings.api_key, settings.api_key_file),
+        Keyring(settings.admin_key, settings.admin_key_file, name="admin"),
         rates,
         build_tracing(settings),
     )

@@ -28,9 +28,14 @@ class Keyring:
         key: str | None = None,
         file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "default",
     ) -> None:
-        """Reads the file. Raises ConfigError if it cannot be read, is wrong or holds no key."""
-        self._fixed = {} if key is None else {_digest(key.encode()): "default"}
+        """Reads the file; `name` is that of `key`.
+
+        Raises ConfigError if the file cannot be read, is wrong or holds no key.
+        """
+        self._fixed = {} if key is None else {_digest(key.encode()): name}
         self._file = file
         self._clock = clock
         self._stamp: tuple[int, ...] | None = None

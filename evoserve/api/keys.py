@@ -1,6 +1,5 @@
 """Who may ask: the key of the models, and the other one, of those who change what is served."""
 
-import hmac
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -35,22 +34,24 @@ async def check_scraper(request: Request) -> None:
 
 
 async def check_admin(request: Request) -> None:
-    """Raises HTTPException 401 without the admin key; 403 where there is none to send.
+    """Raises HTTPException 401 without an admin key; 403 where there is none to send.
 
     Without an admin key a server that listens on loopback alone takes changes from this machine,
     with the API key if it has one, but not from web pages that a browser shows here.
     """
-    settings = service_of(request).settings
-    if settings.admin_key is not None:
-        if not hmac.compare_digest(_bearer(request), settings.admin_key.encode()):
+    service = service_of(request)
+    if not service.admin_keys.is_open:
+        name = service.admin_keys.find(_bearer(request))
+        if name is None:
             raise _refusal("admin")
-        current_record().key_name = "admin"
+        current_record().key_name = name
         return
-    if not is_loopback(settings.host):
+    host = service.settings.host
+    if not is_loopback(host):
         raise HTTPException(
             403,
             "Recipes and aliases cannot be managed here: the server listens on "
-            f"'{settings.host}' and has no admin key (EVOSERVE_ADMIN_KEY).",
+            f"'{host}' and has no admin key (EVOSERVE_ADMIN_KEY).",
         )
     _check_local(request)
     await check_key(request)

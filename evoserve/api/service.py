@@ -29,6 +29,7 @@ class Service:
     is_draining: Callable[[], bool]
     lifecycle: Lifecycle
     keys: Keyring = field(default_factory=Keyring)
+    admin_keys: Keyring = field(default_factory=Keyring)
     rates: RateLimits = field(default_factory=RateLimits)
     tracing: Tracing | None = None
 

@@ -1,6 +1,7 @@
 """Who may change what is served, and what the refusals look like."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -58,6 +59,14 @@ def test_every_admin_route_wants_the_admin_key(make_client, method: str, path: s
         answer = client.request(method, path, headers=bearer("adm\u00efn"))
         assert answer.status_code not in (401, 403, 405)
     assert client.get("/v1/models", headers=bearer("adm\u00efn")).status_code == 401
+
+
+def test_the_keys_of_an_admin_file_open_them(make_client, tmp_path: Path) -> None:
+    file = tmp_path / "admins"
+    file.write_text("ann:one\nbob:two\n")
+    client = make_client(host="0.0.0.0", admin_key_file=file)
+    for key, status in (("one", 200), ("two", 200), ("three", 401), ("", 401)):
+        assert client.get("/v1/recipes", headers=bearer(key)).status_code == status
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -237,6 +237,17 @@ def test_settings_come_from_flag_over_environment_over_file(
         load_settings(file)
 
 
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+@pytest.mark.parametrize("key", ["", " ", "secret\n", " secret"])
+def test_a_key_that_would_be_everybody_s_or_nobody_s_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, key: str
+) -> None:
+    monkeypatch.setenv(f"EVOSERVE_{name.upper()}", key)
+    with pytest.raises(ConfigError, match=f"setting '{name}': .*blank") as caught:
+        load_settings()
+    assert "secret" not in str(caught.value)
+
+
 def test_every_setting_is_a_flag_with_its_environment_name(run: Run) -> None:
     code, out, _ = run("serve", "--help")
     assert code == 0
