@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic's wish below Python 3.12
 
 from evoserve.api.schemas import Usage
+from evoserve.api.service import Status
 from evoserve.lifecycle.book import RecipeState
 
 _exact = with_config(ConfigDict(extra="forbid"))
@@ -179,7 +180,7 @@ class ResponseAnswer(TypedDict):
 class ReadyAnswer(TypedDict):
     """Can requests be served?"""
 
-    status: Literal["ready", "loading", "draining"]
+    status: Status
 
 
 class VersionAnswer(TypedDict):

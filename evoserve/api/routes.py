@@ -24,7 +24,6 @@ from evoserve.api.schemas import (
 )
 from evoserve.api.service import service_of
 from evoserve.api.stream import respond
-from evoserve.errors import UnknownModel
 
 STICKY = "x-evoserve-sticky"
 
@@ -71,9 +70,10 @@ async def models(request: Request) -> Response:
 @openai.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
     """One of them."""
-    named = service_of(request).lifecycle.names().get(name)
+    lifecycle = service_of(request).lifecycle
+    named = lifecycle.names().get(name)
     if named is None:
-        raise UnknownModel(f"{name:.200}")
+        raise lifecycle.unknown(name)
     return JSONResponse(model_card(name, named))
 
 
@@ -96,9 +96,7 @@ async def detokenize_tokens(request: Request) -> Response:
 @public.get("/live")
 async def live(request: Request) -> Response:
     """200 while the engine's thread gets on; 503 once it is gone or stuck in one step."""
-    service = service_of(request)
-    is_alive = service.engine.stats().stalled_s <= service.settings.stall_s
-    return Response(status_code=200 if is_alive else 503)
+    return Response(status_code=503 if service_of(request).is_stalled() else 200)
 
 
 @public.get("/health")
@@ -110,11 +108,8 @@ async def health(request: Request) -> Response:
 
 @public.get("/ready")
 async def ready(request: Request) -> Response:
-    """200 while requests can be served, else 503."""
-    service = service_of(request)
-    status = "ready" if service.lifecycle.names() else "loading"
-    if service.is_draining():
-        status = "draining"
+    """200 while the server wants requests, else 503."""
+    status = service_of(request).status()
     return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -46,12 +46,15 @@ async def serve(
     lifecycle: Lifecycle | None = None,
     *,
     on_bound: Callable[[int], None] | None = None,
+    beside: Callable[[int], Awaitable[None]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, let requests end within `drain_s`, close the engine.
 
     `lifecycle` manages `registry`, None is one that remembers nothing; `on_bound` is told the
-    port as soon as connections are queued. Returns normally after a signal; being cancelled drains
-    as well. Recipes may be loaded before or while it runs. Raises ConfigError if it cannot listen.
+    port as soon as connections are queued. `beside` is told it, too, and is awaited while the
+    server runs: it is cancelled when that is to stop, and what it raises stops the server and is
+    raised here. Returns normally after a signal; being cancelled drains as well. Recipes may be
+    loaded before or while it runs. Raises ConfigError if it cannot listen.
     """
     listener = _listen(settings.host, settings.port)
     drain = Drain()
@@ -70,16 +73,22 @@ async def serve(
         timeout_graceful_shutdown=FLUSH_S,
     )
     server = DrainingServer(config, drain, settings.drain_s)
+    port = listener.getsockname()[1]
     if on_bound is not None:
-        on_bound(listener.getsockname()[1])
+        on_bound(port)
     with _quick_switches():
         running = asyncio.ensure_future(server.serve(sockets=[listener]))
+        working = asyncio.ensure_future(_until_drained(drain, beside, port))
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
             drain.begin()
             await running
             raise
+        finally:
+            drain.begin()
+            await asyncio.wait({working})
+        working.result()
 
 
 class DrainingServer(uvicorn.Server):
@@ -117,6 +126,27 @@ class DrainingServer(uvicorn.Server):
             _LOG.warning("%d requests are cut off", self._drain.num_open)
             self.config.timeout_graceful_shutdown = 0
         self.should_exit = True
+
+
+async def _until_drained(
+    drain: Drain, beside: Callable[[int], Awaitable[None]] | None, port: int
+) -> None:
+    """Do what is to be done beside serving until the drain begins; if it fails, that begins it."""
+    if beside is None:
+        return
+    working = asyncio.ensure_future(beside(port))
+    stopping = asyncio.ensure_future(drain.wait_begun())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    except BaseException:
+        drain.begin()
+        raise
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.wait({working})
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fastapi import Request
 
@@ -13,6 +14,8 @@ from evoserve.api.tracing import Tracing
 from evoserve.config import Settings
 from evoserve.engine.protocol import Engine
 from evoserve.lifecycle.lifecycle import Lifecycle
+
+Status = Literal["ready", "loading", "draining", "stalled", "failed"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,21 @@ class Service:
     admin_keys: Keyring = field(default_factory=Keyring)
     rates: RateLimits = field(default_factory=RateLimits)
     tracing: Tracing | None = None
+
+    def is_stalled(self) -> bool:
+        """Is the engine's thread gone, or has it been in one step for too long?"""
+        return self.engine.stats().stalled_s > self.settings.stall_s
+
+    def status(self) -> Status:
+        """Does the server want requests? "failed" if none of its recipes can be served."""
+        if self.is_draining():
+            return "draining"
+        if self.is_stalled():
+            return "stalled"
+        if self.lifecycle.is_starting:
+            return "loading"
+        has_failed = bool(list(self.lifecycle.recipes)) and not self.lifecycle.names()
+        return "failed" if has_failed else "ready"
 
 
 def service_of(request: Request) -> Service:

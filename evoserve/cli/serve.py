@@ -1,8 +1,6 @@
 """`evoserve serve`: load recipes, then answer OpenAI requests until told to stop."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -45,24 +43,28 @@ def serve(settings: Settings, recipes: RecipePaths = None) -> None:
 async def _serve(
     manifests: Sequence[tuple[Manifest, Path]], settings: Settings, store: StateStore
 ) -> None:
+    """Listen at once, so that probes are answered; then load, and follow the watched folder."""
     engine, registry = TorchEngine(settings), Registry()
     lifecycle = Lifecycle(settings, engine, registry, store)
-    try:
-        for manifest, file in manifests:
-            await _load(lifecycle, manifest, file)
-        async with _watching(lifecycle, settings):
+    watch = None if settings.watch is None else FolderWatch(lifecycle, settings.watch)
+
+    async def manage(port: int) -> None:
+        with lifecycle.starting():
+            for manifest, file in manifests:
+                await _load(lifecycle, manifest, file)
+            if watch is not None:
+                await watch.poll()
             await lifecycle.restore()
-            ready = [each.manifest.name for each in lifecycle.recipes if each.is_loaded]
-            held = format_bytes(engine.stats().weight_bytes)
-            console.print(f"{len(ready)} recipes, {held} of weights; shared ones are held once")
-            default = manifests[-1][0].name if manifests else next(iter(ready), "NAME")
-            await run_server(
-                settings,
-                engine,
-                registry,
-                lifecycle,
-                on_bound=lambda port: _announce(port, default, settings),
-            )
+        ready = [each.manifest.name for each in lifecycle.recipes if each.is_loaded]
+        held = format_bytes(engine.stats().weight_bytes)
+        console.print(f"{len(ready)} recipes, {held} of weights; shared ones are held once")
+        default = manifests[-1][0].name if manifests else next(iter(ready), "NAME")
+        _announce(port, default, settings)
+        if watch is not None:
+            await watch.run(settings.watch_s)
+
+    try:
+        await run_server(settings, engine, registry, lifecycle, beside=manage)
     except BaseException:
         await lifecycle.close()
         await engine.close()
@@ -75,21 +77,6 @@ async def _load(lifecycle: Lifecycle, manifest: Manifest, file: Path) -> None:
         console.print(f"  warning: {warning}", markup=False)
     if entry.info is not None:
         console.print(_describe(entry.info), markup=False, soft_wrap=True)
-
-
-@asynccontextmanager
-async def _watching(lifecycle: Lifecycle, settings: Settings) -> AsyncIterator[None]:
-    """Follow the watched folder, if there is one; what lies in it now is loaded first."""
-    if settings.watch is None:
-        yield
-        return
-    watch = FolderWatch(lifecycle, settings.watch)
-    await watch.poll()
-    polling = asyncio.create_task(watch.run(settings.watch_s))
-    try:
-        yield
-    finally:
-        polling.cancel()
 
 
 def _describe(info: ModelInfo) -> str:

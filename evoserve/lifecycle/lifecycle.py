@@ -5,8 +5,8 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from evoserve.errors import (
     ConflictError,
     EvoServeError,
     InputError,
+    UnknownModel,
     UnknownRecipe,
 )
 from evoserve.lifecycle.aliases import AliasBook, check_alias_name
@@ -71,6 +72,16 @@ class Lifecycle:
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._background: set[asyncio.Task[None]] = set()
         self._num_waiting = 0
+        self.is_starting = False
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While recipes are loaded that requests may name before they are known."""
+        self.is_starting = True
+        try:
+            yield
+        finally:
+            self.is_starting = False
 
     async def restore(self) -> None:
         """Check the stored recipes and load those that were loaded when they were last seen.
@@ -212,7 +223,7 @@ class Lifecycle:
         """The recipe that a request gets, which is not unloaded before the block is left.
 
         A registered recipe that is not loaded is loaded first. Raises UnknownModel, RequestError,
-        and CapacityError if that takes too long or fails.
+        and CapacityError if that takes too long or fails, or the name may become known.
         """
         entry, served = await self._find_loaded(name, sticky)
         if entry is None:
@@ -241,6 +252,12 @@ class Lifecycle:
         ids = {name: each for name, each in found.items() if name == each.model_id}
         return {**ids, **found}
 
+    def unknown(self, name: str) -> EvoServeError:
+        """The error for a name that means nothing: not found, or not yet."""
+        if self.is_starting:
+            return CapacityError(f"'{name:.200}' is not known yet: the server loads its recipes")
+        return UnknownModel(f"{name:.200}")
+
     def start(self, kind: Kind, subject: str, change: Coroutine[object, object, object]) -> None:
         """Make a change with nobody waiting for it; if it fails, an event says why."""
         task = asyncio.create_task(self._report_failure(kind, subject, change))
@@ -262,11 +279,18 @@ class Lifecycle:
             model_id = self._meaning(name, sticky)
             entry = None if model_id is None else self.recipes.find(model_id)
             if entry is None:
-                return None, self._registry.resolve(name)
+                return None, self._resolve(name)
             with contextlib.suppress(UnknownRecipe):  # deleted meanwhile: what does it mean now?
                 while (served := self._registry.get(entry.model_id)) is None:
                     await self._load_for_request(entry)
                 return entry, served
+
+    def _resolve(self, name: str | None) -> ServedRecipe:
+        """What was put into the registry by hand. Raises RequestError and what `unknown` gives."""
+        try:
+            return self._registry.resolve(name)
+        except UnknownModel:
+            raise self.unknown(name or "") from None
 
     def _meaning(self, name: str | None, sticky: str | None) -> str | None:
         """The id that a name leads to now; an alias comes before a recipe's plain name."""

@@ -111,7 +111,10 @@ class Loader:
                 self._registry.add(served)
 
     async def close(self) -> None:
-        """Wait for nothing, start nothing more."""
+        """Wait for nothing, start nothing more; a build under way ends before its next tensor."""
+        for entry in self._book:
+            if entry.progress is not None:
+                entry.progress.counter.stop()
         for task in (*self._loads.values(), *self._unloads.values()):
             task.cancel()
         await asyncio.gather(*self._loads.values(), *self._unloads.values(), return_exceptions=True)

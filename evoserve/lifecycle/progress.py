@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from evoserve.errors import EngineError
 from evoserve.sources.checkpoint import TensorInfo, TensorReader
 from evoserve.sources.recipe import Recipe
 
@@ -14,6 +15,7 @@ class ReadCounter:
 
     def __init__(self) -> None:
         self._sizes: list[int] = []
+        self._is_stopped = False
 
     @property
     def num_bytes(self) -> int:
@@ -23,6 +25,15 @@ class ReadCounter:
     def add(self, num_bytes: int) -> None:
         """Count a tensor; safe from several threads (appending is atomic)."""
         self._sizes.append(num_bytes)
+
+    def stop(self) -> None:
+        """Nobody waits for the build any more: it ends before the next tensor."""
+        self._is_stopped = True
+
+    def check(self) -> None:
+        """Raises EngineError once the build is to end."""
+        if self._is_stopped:
+            raise EngineError("the build was stopped")
 
 
 class CountedReader:
@@ -41,7 +52,8 @@ class CountedReader:
         return self._reader.info(name)
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, counted."""
+        """The tensor, counted. Raises EngineError once the build is to end."""
+        self._counter.check()
         tensor = self._reader.read(name)
         self._counter.add(tensor.nbytes)
         return tensor

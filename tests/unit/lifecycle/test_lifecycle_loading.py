@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from evoserve.errors import (
 )
 from evoserve.lifecycle.footprint import predict, union_bytes
 from evoserve.lifecycle.loader import Loader
+from evoserve.lifecycle.progress import ReadCounter
 from evoserve.lifecycle.split import Target
 from evoserve.manifest.load import build_manifest
 from evoserve.sources.locate import build_locator
@@ -263,6 +265,31 @@ async def test_plain_names_follow_the_version_that_was_loaded_last(lab, manifest
         assert await parts.ask("mini-slerp") == entry.model_id
         await parts.lifecycle.delete(entry.model_id)
         assert await parts.ask("mini-slerp") == old
+
+
+async def test_a_build_under_way_ends_before_its_next_tensor_when_all_is_closed(
+    lab, monkeypatch
+) -> None:
+    counted: list[int] = []
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def wait(counter: ReadCounter, num_bytes: int) -> None:
+        counted.append(num_bytes)
+        has_begun.set()
+        assert may_go_on.wait(60)
+
+    monkeypatch.setattr(ReadCounter, "add", wait)
+    async with lab() as parts:
+        (model_id,) = await parts.register("dfs")
+        loading = asyncio.ensure_future(parts.lifecycle.load(model_id))
+        await asyncio.to_thread(has_begun.wait, 60)
+        closing = asyncio.ensure_future(parts.lifecycle.close())
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await closing
+    assert len(counted) == 1
+    with pytest.raises(asyncio.CancelledError):
+        await loading
 
 
 async def test_progress_ends_at_what_was_predicted(lab, monkeypatch) -> None:
