@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from evoserve.api.choice import Call, ChoiceText, Piece
 from evoserve.api.limits import check_size
-from evoserve.api.metrics import SequenceTimer
+from evoserve.api.metrics import PromptMeter, SequenceTimer
 from evoserve.api.record import current_record
 from evoserve.api.registry import ServedRecipe
 from evoserve.api.schemas import SamplingBody, Usage
@@ -102,14 +102,16 @@ class Generation:
         self._num_cached = [0] * len(call.jobs)
         self._tasks: list[asyncio.Task[None]] = []
         self._num_open = len(call.jobs) * call.n
+        requests = [self._request(index) for index in range(self._num_open)]
         try:
-            streams = [self._submit(index) for index in range(self._num_open)]
+            streams = [self._engine.submit(request) for request in requests]
         except BaseException:
             self.close()
             raise
-        self._tasks = [
-            asyncio.create_task(self._follow(index, stream)) for index, stream in enumerate(streams)
-        ]
+        meters = [PromptMeter(self._metrics, call.served.model_id, call.n) for _ in call.jobs]
+        for index, (request, stream) in enumerate(zip(requests, streams, strict=True)):
+            timer = SequenceTimer(self._metrics, request, meters[index // call.n])
+            self._tasks.append(asyncio.create_task(self._follow(index, stream, timer)))
 
     async def batches(self, idle_s: float | None = None) -> AsyncIterator[list[Piece]]:
         """Pieces that came since the last batch; an empty list after `idle_s` seconds of silence.
@@ -151,19 +153,18 @@ class Generation:
         self._rates.add_generated(self._record, self._num_generated - self._num_charged)
         self._num_charged = self._record.num_generated_tokens = self._num_generated
 
-    def _submit(self, index: int) -> AsyncIterator[TokenEvent]:
+    def _request(self, index: int) -> GenerationRequest:
         job = self._call.jobs[index // self._call.n]
         params = job.params
         if params.seed is not None:
             params = replace(params, seed=(params.seed + index) % 2**63)
         model_id = self._call.served.model_id
-        return self._engine.submit(
-            GenerationRequest(self._request_id(index), model_id, job.token_ids, params)
-        )
+        return GenerationRequest(self._request_id(index), model_id, job.token_ids, params)
 
-    async def _follow(self, index: int, stream: AsyncIterator[TokenEvent]) -> None:
+    async def _follow(
+        self, index: int, stream: AsyncIterator[TokenEvent], timer: SequenceTimer
+    ) -> None:
         job = self._call.jobs[index // self._call.n]
-        timer = SequenceTimer(self._metrics, self._call.served.model_id, len(job.token_ids))
         text = ChoiceText(self._call, job, index)
         reason = FinishReason.ABORT.value
         try:

@@ -111,7 +111,7 @@ def test_keys_guard_the_models(make_client, header: str | None, status: int) -> 
 
 def test_metrics_are_counted_under_vllms_names(make_client) -> None:
     client = make_client(say_ok)
-    client.post("/v1/chat/completions", json={**CHAT_BODY, "n": 2})
+    client.post("/v1/chat/completions", json={**CHAT_BODY, "n": 2, "max_tokens": 9})
     lines = client.get("/metrics").text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     label = 'model_name="toy@0123456789ab"'
@@ -122,6 +122,20 @@ def test_metrics_are_counted_under_vllms_names(make_client) -> None:
     assert float(values[f'vllm:request_success_total{{finished_reason="length",{label}}}']) == 2
     for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency"):
         assert float(values[f"vllm:{name}_seconds_count{{{label}}}"]) == 2
+    sizes = {
+        "request_prompt_tokens": (2, 2 * num_prompt),
+        "request_generation_tokens": (2, 4),
+        "request_max_num_generation_tokens": (1, 2),
+        "request_params_n": (1, 2),
+        "request_params_max_tokens": (2, 18),
+    }
+    for name, (count, total) in sizes.items():
+        assert float(values[f"vllm:{name}_count{{{label}}}"]) == count
+        assert float(values[f"vllm:{name}_sum{{{label}}}"]) == total
+    phases = ("prefill_time", "decode_time", "inference_time", "time_per_output_token")
+    spent = {name: float(values[f"vllm:request_{name}_seconds_sum{{{label}}}"]) for name in phases}
+    assert spent["inference_time"] == pytest.approx(spent["prefill_time"] + spent["decode_time"])
+    assert spent["time_per_output_token"] == pytest.approx(spent["decode_time"])  # of one gap each
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         assert float(values[f"vllm:{name}{{{label}}}"]) == 0
 
