@@ -71,19 +71,7 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    rates = RateLimits(settings.requests_per_minute, settings.tokens_per_minute)
-    service = Service(
-        settings,
-        engine,
-        registry,
-        Metrics(engine, managed, rates),
-        stopping.has_begun,
-        managed,
-        Keyring(settings.api_key, settings.api_key_file),
-        Keyring(settings.admin_key, settings.admin_key_file, name="admin"),
-        rates,
-        build_tracing(settings),
-    )
+    service = _build_service(settings, engine, registry, managed, stopping)
     app.state.service = service
     app.openapi = cache(partial(build_document, app))  # type: ignore[method-assign]
     for router in (openai, recipes, aliases, public):
@@ -100,3 +88,21 @@ def create_app(
         )
     app.add_middleware(Front, service=service, drain=stopping)
     return app
+
+
+def _build_service(
+    settings: Settings, engine: Engine, registry: Registry, lifecycle: Lifecycle, drain: Drain
+) -> Service:
+    rates = RateLimits(settings.requests_per_minute, settings.tokens_per_minute)
+    return Service(
+        settings,
+        engine,
+        registry,
+        Metrics(engine, lifecycle, rates),
+        drain.has_begun,
+        lifecycle,
+        Keyring(settings.api_key, settings.api_key_file),
+        Keyring(settings.admin_key, settings.admin_key_file, name="admin"),
+        rates,
+        build_tracing(settings),
+    )

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from evoserve.api.choice import Call, ChoiceText, Piece
 from evoserve.api.limits import check_size
-from evoserve.api.metrics import PromptMeter, SequenceTimer
 from evoserve.api.record import current_record
 from evoserve.api.registry import ServedRecipe
 from evoserve.api.schemas import SamplingBody, Usage
+from evoserve.api.sequence_metrics import PromptMeter, SequenceTimer
 from evoserve.api.service import Service
 from evoserve.engine.protocol import (
     FinishReason,
@@ -90,7 +90,6 @@ class Generation:
         service.rates.take_prompt(self._record, num_prompt)
         self._rates = service.rates
         self._engine = service.engine
-        self._metrics = service.metrics
         self._call = call
         self._inbox: Inbox[Piece] = Inbox()
         self._error: Exception | None = None
@@ -108,9 +107,10 @@ class Generation:
         except BaseException:
             self.close()
             raise
-        meters = [PromptMeter(self._metrics, call.served.model_id, call.n) for _ in call.jobs]
+        metrics = service.metrics.sequences
+        meters = [PromptMeter(metrics, call.served.model_id, call.n) for _ in call.jobs]
         for index, (request, stream) in enumerate(zip(requests, streams, strict=True)):
-            timer = SequenceTimer(self._metrics, request, meters[index // call.n])
+            timer = SequenceTimer(metrics, request, meters[index // call.n])
             self._tasks.append(asyncio.create_task(self._follow(index, stream, timer)))
 
     async def batches(self, idle_s: float | None = None) -> AsyncIterator[list[Piece]]:
