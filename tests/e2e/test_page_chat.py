@@ -62,12 +62,13 @@ def test_a_new_conversation_leaves_nothing_of_the_old_one(visit: Callable, site:
     expect(page.locator(".turn .figures")).to_contain_text("2 tokens", timeout=WAIT_MS)
 
 
-def test_a_refusal_is_shown(visit: Callable, site: str) -> None:
+def test_a_refusal_is_shown_and_what_was_asked_is_kept(visit: Callable, site: str) -> None:
     page = visit(f"{site}/", ("400",)).page
     choose(page, "left", "mini-ties")
     send(page, "9" * 3000)
     expect(page.locator(".turn .bad")).to_contain_text("context", timeout=WAIT_MS)
     expect(page.locator(".turn .figures")).to_have_text("failed")
+    expect(page.locator("#prompt")).to_have_value("9" * 3000)
 
 
 def test_a_rate_is_shown_only_of_answers_long_enough_to_have_one(

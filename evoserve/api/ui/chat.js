@@ -56,7 +56,9 @@ export function startChat(page) {
     byId("prompt").value = "";
     setBusy(true);
     try {
-      await Promise.all(shown().map((pane) => answer(page, pane, text, sampling, running.signal)));
+      const asking = shown().map((pane) => answer(page, pane, text, sampling, running.signal));
+      const hasAnswers = await Promise.all(asking);
+      if (!hasAnswers.includes(true)) byId("prompt").value ||= text; // to be sent again
     } finally {
       running = null;
       setBusy(false);
@@ -97,11 +99,12 @@ function readSampling() {
   return { sampling, system: byId("system").value };
 }
 
+/** Ask the pane's recipe and show what it says; did anything come? */
 async function answer(page, pane, text, { sampling, system }, signal) {
   const model = pane.select.value;
   if (!model) {
     page.report(new Error("There is no recipe to chat with."));
-    return;
+    return false;
   }
   const before = system.trim() ? [{ role: "system", content: system }] : [];
   const asked = { role: "user", content: text };
@@ -118,7 +121,8 @@ async function answer(page, pane, text, { sampling, system }, signal) {
   const ending = await read(body, turn, count, signal);
   turn.root.removeAttribute("aria-busy");
   const reply = turn.text.textContent;
-  if (reply || !ending.error) {
+  const hasAnswer = Boolean(reply) || !ending.error;
+  if (hasAnswer) {
     history.push(asked, { role: "assistant", content: reply });
   }
   keepAtEnd(turn.log, () => {
@@ -127,6 +131,7 @@ async function answer(page, pane, text, { sampling, system }, signal) {
   });
   page.say(spoken(model, reply, ending));
   if (ending.error?.status === 401) page.report(ending.error);
+  return hasAnswer;
 }
 
 /** Show the stream in `turn` as it comes; gives {reason} or {reason, error}. */
