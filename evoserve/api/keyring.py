@@ -5,6 +5,7 @@ import hmac
 import logging
 import os
 import time
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def read_key_file(file: Path) -> dict[bytes, str]:
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"key file {file} is larger than {MAX_FILE_BYTES} bytes")
     keys: dict[bytes, str] = {}
-    for number, line in enumerate(raw.splitlines(), 1):
+    for number, line in enumerate(raw.removeprefix(BOM_UTF8).splitlines(), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith(b"#"):
             continue

@@ -65,6 +65,14 @@ def test_a_changed_file_is_followed(tmp_path: Path) -> None:
     assert not keys.is_open
 
 
+def test_a_file_of_another_system_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbfalpha\r\nteam: beta \r\n\r\n")
+    keys = Keyring(None, file)
+    assert keys.find(b"alpha") is not None
+    assert keys.find(b"beta") == "team"
+
+
 @pytest.mark.parametrize("text", ["", "# only\n", "name:\n", ":key\n"])
 def test_a_wrong_file_is_refused_without_showing_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys"
