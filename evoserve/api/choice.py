@@ -7,7 +7,7 @@ from evoserve.api.registry import ServedRecipe
 from evoserve.api.tool_text import CallPart, ToolText
 from evoserve.api.tools import ToolPlan
 from evoserve.engine.protocol import FinishReason, SamplingParams, TokenEvent, TokenLogprobs
-from evoserve.errors import CapacityError, EngineError
+from evoserve.errors import CapacityError, EngineError, RequestError
 from evoserve.text_stream import StopChecker
 
 MIN_LOGPROB = -9999.0  # JSON has no -inf; OpenAI sends this number for "never"
@@ -98,7 +98,7 @@ class ChoiceText:
     def push(self, event: TokenEvent) -> Piece | None:
         """What the event adds to the choice, None if nothing yet.
 
-        Raises CapacityError for an aborted sequence, EngineError for a failed one.
+        Raises CapacityError for an aborted sequence, RequestError or EngineError for a failed one.
         """
         _check_event(event)
         echoed = self._echo(event) if self._num_tokens == 0 else ""
@@ -189,6 +189,9 @@ class ChoiceText:
 
 def _check_event(event: TokenEvent) -> None:
     if event.finish_reason == FinishReason.ERROR:
+        if event.culprit is not None:
+            message = event.error or f"Invalid '{event.culprit}'."
+            raise RequestError(message, param=event.culprit, code="invalid_value")
         raise EngineError(event.error or "the sequence failed")
     if event.finish_reason == FinishReason.ABORT:
         raise CapacityError("The recipe was unloaded while it generated; send the request again.")

@@ -10,7 +10,7 @@ from pydantic import Field
 from evoserve.api.field import Body, Schema
 from evoserve.api.registry import ServedRecipe
 from evoserve.api.tools import WHITESPACE, ToolPlan, call_rules, parameter_schema
-from evoserve.engine.grammar import Grammar
+from evoserve.engine.grammar import Grammar, unusable
 from evoserve.errors import RequestError
 
 _ANSWER = "response_format"
@@ -88,17 +88,13 @@ async def _compile_calls(
 async def _compile(served: ServedRecipe, param: str, source: str) -> Grammar:
     if not served.tokenizer.eos_token_ids:
         raise _wrong(param, "this model has no end token to end a structured answer with")
-    try:
-        return await asyncio.to_thread(Grammar, served.tokenizer, source)
-    except RequestError as error:
-        raise _wrong(param, f"it cannot be used to constrain decoding: {error}") from None
+    return await asyncio.to_thread(Grammar, served.tokenizer, source, param)
 
 
 def _check(param: str, source: str) -> None:
     reason = LLMatcher.validate_grammar(source)
     if reason and not reason.startswith("WARNING"):
-        words = " ".join(reason.split())[:500]
-        raise _wrong(param, f"it cannot be used to constrain decoding: {words}")
+        raise unusable(param, reason)
 
 
 def _schema(answer: ResponseFormat) -> Schema | None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from evoserve.engine.sequence import Sequence
-from evoserve.errors import EngineError
+from evoserve.errors import RequestError
 
 
 def is_adjusted(sequence: Sequence) -> bool:
@@ -28,7 +28,7 @@ def adjust_row(logits: torch.Tensor, sequence: Sequence) -> torch.Tensor:
 
     Repetition is counted over prompt and generated tokens (arXiv 1909.05858: positive logits are
     divided, negative ones multiplied), presence and frequency over generated tokens. Raises
-    EngineError if the grammar cannot go on.
+    EngineError or RequestError if the grammar cannot go on.
     """
     params = sequence.params
     row = logits.clone()
@@ -47,18 +47,19 @@ def adjust_row(logits: torch.Tensor, sequence: Sequence) -> torch.Tensor:
             number = torch.tensor(list(counts.values()), dtype=row.dtype).to(row.device)
             row[_ids(counts, row)] -= params.presence_penalty + params.frequency_penalty * number
     if sequence.grammar is not None:
-        _mask(row, sequence.grammar.allowed(sequence.token_ids))
+        _mask(row, sequence.grammar.allowed(sequence.token_ids), sequence.grammar.param)
     return row
 
 
-def _mask(row: torch.Tensor, allowed: bytes) -> None:
+def _mask(row: torch.Tensor, allowed: bytes, param: str) -> None:
     """Take from a row what is not allowed, by `TokenCursor.allowed`."""
     bits = np.unpackbits(np.frombuffer(allowed, dtype=np.uint8), bitorder="little")[: len(row)]
     is_out = np.ones(len(row), dtype=np.bool_)
     is_out[: len(bits)] = bits == 0
     row[torch.from_numpy(is_out).to(row.device)] = -torch.inf
     if row.max() == -torch.inf:
-        raise EngineError("no token of the model fits the grammar")
+        message = f"Invalid '{param}': no token of the model can follow what it allows."
+        raise RequestError(message, param=param, code="invalid_value")
 
 
 def _ids(token_ids: Iterable[int], row: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,19 @@ class FinishReason(StrEnum):
 
 
 class TokenCursor(Protocol):
-    """Where one sequence stands in a grammar; `evoserve.engine.grammar` has the real one."""
+    """Where one sequence stands in a grammar; `evoserve.engine.grammar` has the real one.
+
+    param: the request's field that the grammar is of.
+    """
+
+    param: str
 
     def allowed(self, token_ids: Sequence[int]) -> bytes:
         """One bit per token id, the lowest first: may it follow `token_ids`? Ids beyond may not.
 
         token_ids: prompt and generated tokens; from call to call they grow and never change.
-        Raises EngineError if what was generated is not of the grammar.
+        Raises EngineError if what was generated is not of the grammar, RequestError if that needs
+        more than is allowed to one.
         """
         ...
 
@@ -88,8 +94,9 @@ class TokenEvent:
     """One generated token; the last event of a stream has a finish_reason.
 
     token_id is None when the stream ends without a further token (max_tokens 0, abort, error).
-    prompt_logprobs comes with the first event, None for the first prompt token; queued_s: how
-    long the sequence waited until it was first admitted.
+    prompt_logprobs comes with the first event, None for the first prompt token; culprit: the
+    request's field that is to blame for the error, None if the engine is; queued_s: how long the
+    sequence waited until it was first admitted.
     """
 
     token_id: int | None
@@ -98,4 +105,5 @@ class TokenEvent:
     num_cached_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     error: str | None = None
+    culprit: str | None = None
     queued_s: float = field(default=0.0, compare=False)

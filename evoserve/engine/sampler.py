@@ -10,7 +10,7 @@ from evoserve.engine.draw import draw
 from evoserve.engine.logits import adjust_row, is_adjusted
 from evoserve.engine.request import TokenLogprobs
 from evoserve.engine.sequence import Chunk, Sample, Sequence
-from evoserve.errors import EngineError
+from evoserve.errors import EngineError, EvoServeError, RequestError
 
 _SMALLEST_TEMPERATURE = 1e-5
 
@@ -35,11 +35,12 @@ def sample(chunks: Rows[Chunk], logits: torch.Tensor) -> list[Sample]:
     tokens, errors = _choose(logits, argmax, last_rows)
     samples: list[Sample] = []
     for chunk, count, stop in zip(chunks, counts, stops, strict=True):
-        error = errors.get(stop - 1) if chunk.samples else None
+        error: EvoServeError | None = errors.get(stop - 1) if chunk.samples else None
         if not all(sound[stop - count : stop]):
-            error = f"the model's logits are not finite (positions below {chunk.stop})"
+            error = EngineError(f"the model's logits are not finite (positions below {chunk.stop})")
         if error is not None:
-            samples.append(Sample(error=error))
+            culprit = error.param if isinstance(error, RequestError) else None
+            samples.append(Sample(error=str(error), culprit=culprit))
             continue
         token_id = tokens.get(stop - 1) if chunk.samples else None
         samples.append(_report(chunk, logits, range(stop - count, stop), token_id))
@@ -59,16 +60,16 @@ def _best(logits: torch.Tensor) -> tuple[list[int], list[bool]]:
 
 def _choose(
     logits: torch.Tensor, argmax: Rows[int], rows: dict[int, Sequence]
-) -> tuple[dict[int, int], dict[int, str]]:
+) -> tuple[dict[int, int], dict[int, EvoServeError]]:
     """The next token by row, or why there is none; the raw `argmax` is all that many need."""
     tokens = {row: argmax[row] for row in rows}
-    errors: dict[int, str] = {}
+    errors: dict[int, EvoServeError] = {}
     drawn: dict[int, torch.Tensor] = {}
     for row, sequence in rows.items():
         try:
             changed = adjust_row(logits[row], sequence) if is_adjusted(sequence) else None
-        except EngineError as error:
-            errors[row] = str(error)
+        except (EngineError, RequestError) as error:
+            errors[row] = error
             continue
         if sequence.params.temperature >= _SMALLEST_TEMPERATURE:
             drawn[row] = logits[row] if changed is None else changed

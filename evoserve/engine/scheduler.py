@@ -90,7 +90,8 @@ class Scheduler:
         for chunk, sample in zip(chunks, samples, strict=True):
             sequence = chunk.sequence
             if sample.error is not None:
-                events.append(self._end(sequence, FinishReason.ERROR, sample.error))
+                error = (sample.error, sample.culprit)
+                events.append(self._end(sequence, FinishReason.ERROR, *error))
                 continue
             sequence.num_computed_tokens = chunk.stop
             sequence.prompt_logprobs.extend(sample.prompt_logprobs)
@@ -195,7 +196,13 @@ class Scheduler:
             queued_s=sequence.queued_s,
         )
 
-    def _end(self, sequence: Generation, reason: FinishReason, error: str | None = None) -> Event:
+    def _end(
+        self,
+        sequence: Generation,
+        reason: FinishReason,
+        error: str | None = None,
+        culprit: str | None = None,
+    ) -> Event:
         """Retire a sequence without a further token."""
         self._retire(sequence, reason)
         completed = reason is FinishReason.LENGTH
@@ -205,6 +212,7 @@ class Scheduler:
             num_cached_tokens=sequence.num_cached_tokens or 0,
             prompt_logprobs=_reported_prompt(sequence) if completed else None,
             error=error,
+            culprit=culprit,
         )
 
     def _retire(self, sequence: Generation, reason: FinishReason) -> None:

@@ -117,9 +117,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one forward pass gave a chunk: the next token if it samples, or why there is none."""
+    """What one forward pass gave a chunk: the next token if it samples, or why there is none.
+
+    culprit: the request's field that is to blame for the error, None if the engine is.
+    """
 
     token_id: int | None = None
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    culprit: str | None = None

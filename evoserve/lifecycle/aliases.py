@@ -77,11 +77,14 @@ class AliasBook:
 
 
 def check_alias_name(name: str) -> None:
-    """Raises RequestError for a name that could not stand in a request or a path."""
-    if not _NAME.fullmatch(name):
+    """Raises RequestError for a name that could not stand in a request or a path.
+
+    Clients fold `a/../b` to `b` in a path: with such a name they would reach another alias.
+    """
+    if not _NAME.fullmatch(name) or {"", ".", ".."}.intersection(name.split("/")):
         raise RequestError(
             f"Invalid alias '{name:.140}': 1 to 128 of A-Z a-z 0-9 . _ / -, the first one a letter "
-            "or digit.",
+            "or digit, no part between slashes empty, '.' or '..'.",
             param="alias",
             code="invalid_value",
         )

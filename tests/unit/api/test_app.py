@@ -73,6 +73,20 @@ def test_a_bug_is_500_without_internals(make_client) -> None:
     assert "secret" not in answer.text
 
 
+def test_what_the_request_is_to_blame_for_is_its_error(make_client) -> None:
+    async def outgrow(request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        yield TokenEvent(ord("o"))
+        reason = "Invalid 'response_format': too large."
+        yield TokenEvent(None, FinishReason.ERROR, error=reason, culprit="response_format")
+
+    answer = make_client(outgrow).post("/v1/chat/completions", json=CHAT_BODY)
+    assert answer.status_code == 400
+    told = answer.json()["error"]
+    assert (told["param"], told["type"]) == ("response_format", "invalid_request_error")
+    answer = make_client(outgrow).post("/v1/chat/completions", json={**CHAT_BODY, "stream": True})
+    assert json.loads(answer.text.strip().split("\n\n")[-1][6:])["error"] == told
+
+
 def test_an_error_in_a_stream_is_its_last_event(make_client) -> None:
     answer = make_client(fail).post("/v1/chat/completions", json={**CHAT_BODY, "stream": True})
     events = answer.text.strip().split("\n\n")

@@ -44,7 +44,9 @@ def letters() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def grammar(letters: Tokenizer) -> Grammar:
-    return Grammar(letters, LLMatcher.grammar_from_json_schema(json.dumps(SCHEMA)))
+    return Grammar(
+        letters, LLMatcher.grammar_from_json_schema(json.dumps(SCHEMA)), "response_format"
+    )
 
 
 def start(seed: int, grammar: Grammar | None, temperature: float = 1.0) -> Generation:
@@ -132,9 +134,38 @@ def test_a_cursor_that_cannot_go_on_ends_its_own_sequence(grammar: Grammar) -> N
     assert first.error is not None
     assert "grammar" in first.error
     assert second.token_id is not None
+    assert first.culprit is None
 
 
-@pytest.mark.parametrize("source", ['start: "a', 'start: %json {"type": 5}', ""])
+@pytest.mark.parametrize(
+    "source",
+    [
+        'start: "a',
+        'start: %json {"type": 5}',
+        "",
+        'start: %json {"allOf": [{"$ref": "#"}]}',  # found out at the first token
+    ],
+)
 def test_what_is_no_grammar_is_refused(letters: Tokenizer, source: str) -> None:
-    with pytest.raises(RequestError):
-        Grammar(letters, source)
+    with pytest.raises(RequestError, match="Invalid 'tools'") as caught:
+        Grammar(letters, source, "tools")
+    assert caught.value.param == "tools"
+    assert "allOf" not in str(caught.value)
+
+
+def test_a_grammar_that_grows_too_large_on_its_way_is_the_request_s_fault(
+    letters: Tokenizer,
+) -> None:
+    source = 'start: a\na: a | "x" a'  # never ends, and each x costs more than the one before
+    asked, other = start(1, Grammar(letters, source, "structured_outputs.grammar")), start(2, None)
+    (letter,) = letters.encode("x")
+    for _ in range(1000):
+        chunks = [Chunk(asked, 0, len(asked.token_ids)), Chunk(other, 0, 2)]
+        samples = sample(chunks, torch.zeros(2, VOCAB))
+        assert samples[1].token_id is not None
+        if samples[0].error is not None:
+            break
+        asked.token_ids.append(letter)
+    assert samples[0].culprit == "structured_outputs.grammar"
+    assert "Invalid 'structured_outputs.grammar'" in samples[0].error
+    assert "xxxx" not in samples[0].error

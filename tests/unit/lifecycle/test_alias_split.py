@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoserve.errors import RequestError
+from evoserve.lifecycle.aliases import check_alias_name
 from evoserve.lifecycle.split import Target, check_targets, choose
 
 NAMES = ["a@0", "b@1", "c@2", "d@3"]
@@ -76,3 +77,16 @@ def test_aliases_split_independently() -> None:
 def test_bad_targets_are_refused(targets: list[Target], named: str) -> None:
     with pytest.raises(RequestError, match=named):
         check_targets(targets)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/../b", "a/..", "a/./b", "a//b", "tr/", "", "/a", ".a", "a" * 129]
+)
+def test_a_name_that_a_path_could_not_carry_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="Invalid alias"):
+        check_alias_name(name)
+
+
+@pytest.mark.parametrize("name", ["a", "team/prod", "v1.2", "a/..b", "a" * 128])
+def test_names_of_parts_are_aliases(name: str) -> None:
+    check_alias_name(name)
