@@ -68,11 +68,18 @@ class StopChecker:
         self._stops = tuple(stops)
         self._longest = max((len(stop) for stop in stops), default=0)
         self._held = ""
+        self._num_cut = 0
         self.matched: str | None = None
+
+    @property
+    def num_kept(self) -> int:
+        """Characters that were pushed and did not come out, whether they may yet or not."""
+        return self._num_cut + len(self._held)
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text to send, whether a stop string was found); once found, nothing more comes."""
         if self.matched is not None:
+            self._num_cut += len(text)
             return "", True
         if not self._stops:
             return text, False
@@ -82,6 +89,7 @@ class StopChecker:
         if ends:
             _, start, self.matched = min(ends)
             self._held = ""
+            self._num_cut = len(buffer) - start
             return buffer[:start], True
         keep = self._num_held(buffer)
         self._held = buffer[len(buffer) - keep :]

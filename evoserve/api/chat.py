@@ -60,7 +60,7 @@ def _wanted_tokens(body: ChatBody) -> int | None:
 
 
 def _wanted_logprobs(service: Service, body: ChatBody) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         message = "'top_logprobs' is only allowed with 'logprobs': true."
         raise RequestError(message, param="top_logprobs", code="invalid_value")
     wanted, limit = body.top_logprobs or 0, service.settings.max_logprobs

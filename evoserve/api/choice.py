@@ -1,6 +1,6 @@
 """What one sequence says: text that can no longer change, stop strings cut off, scored tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evoserve.api.registry import ServedRecipe
@@ -75,7 +75,7 @@ def spell(spelling: bytes) -> str:
 class ChoiceText:
     """Text and scored tokens of one sequence; nothing of a stop string comes out.
 
-    Before min_tokens tokens, stop strings are not looked for.
+    Before min_tokens tokens, stop strings are not looked for; in tool calls they never are.
     """
 
     def __init__(self, call: Call, job: Job, index: int) -> None:
@@ -92,7 +92,6 @@ class ChoiceText:
         self._index = index
         self._num_tokens = 0
         self._num_chars = 0
-        self._num_sent = 0
         self._scored: list[ScoredToken] = []
 
     def push(self, event: TokenEvent) -> Piece | None:
@@ -103,37 +102,48 @@ class ChoiceText:
         _check_event(event)
         echoed = self._echo(event) if self._num_tokens == 0 else ""
         self._num_tokens += 1
-        text, is_stopped = self._text_of(event)
-        finish: str | None = "stop" if is_stopped else event.finish_reason
-        if finish is not None and not is_stopped:
+        text, finish = self._text_of(event), event.finish_reason
+        calls: tuple[CallPart, ...] = ()
+        if self._tools is not None:
+            text, calls, finish = self._take_calls(self._tools, text, finish)
+        text, is_stopped = self._cut(text)
+        if is_stopped:
+            finish = FinishReason.STOP
+        elif finish is not None:
             text += self._stops.flush()
         text = echoed + text
-        self._num_sent += len(text)
         tokens = self._take_scored(is_all=finish is not None and not is_stopped)
-        if self._tools is not None:
-            return self._with_calls(self._tools, text, tokens, finish)
-        if not (text or tokens or finish):
+        if not (text or tokens or calls or finish):
             return None
-        return Piece(self._index, text, tokens, finish and str(finish))
+        return Piece(self._index, text, tokens, self._told(finish), calls)
 
-    def _with_calls(
-        self, tools: ToolText, text: str, tokens: tuple[ScoredToken, ...], finish: str | None
-    ) -> Piece | None:
-        """The piece with its calls taken out of the text; the only call allowed ends it."""
+    def _take_calls(
+        self, tools: ToolText, text: str, finish: FinishReason | None
+    ) -> tuple[str, tuple[CallPart, ...], FinishReason | None]:
+        """The text without its calls, these, and the end; the only call allowed is one."""
         said, calls = tools.push(text)
         if finish is None and tools.is_complete:
             finish = FinishReason.STOP
         if finish is not None:
             said += tools.finish()
-        is_named = self._plan is not None and self._plan.choice.mode == "named"
-        if finish == FinishReason.STOP and tools.num_calls and not is_named:
-            finish = "tool_calls"
-        if not (said or tokens or calls or finish):
-            return None
-        return Piece(self._index, said, tokens, finish and str(finish), calls)
+        return said, calls, finish
 
-    def _text_of(self, event: TokenEvent) -> tuple[str, bool]:
+    def _cut(self, text: str) -> tuple[str, bool]:
         """The text that may be sent now, and whether a stop string ended the sequence."""
+        if self._num_tokens < self._job.params.min_tokens:
+            return text, False
+        return self._stops.push(text)
+
+    def _told(self, finish: FinishReason | None) -> str | None:
+        """The reason in OpenAI's words."""
+        has_calls = self._tools is not None and self._tools.num_calls > 0
+        is_named = self._plan is not None and self._plan.choice.mode == "named"
+        if finish is FinishReason.STOP and has_calls and not is_named:
+            return "tool_calls"
+        return finish and str(finish)
+
+    def _text_of(self, event: TokenEvent) -> str:
+        """The text that became certain; the token is noted if it is to be reported."""
         raw = ""
         token_id = event.token_id
         is_end = event.finish_reason == FinishReason.STOP
@@ -146,25 +156,33 @@ class ChoiceText:
         if event.finish_reason is not None:
             raw += self._detokenizer.flush()
         self._num_chars += len(raw)
-        if self._num_tokens < self._job.params.min_tokens:
-            return raw, False
-        return self._stops.push(raw)
+        return raw
 
     def _echo(self, event: TokenEvent) -> str:
         """The prompt's text, its scored tokens put before the others."""
         if self._job.echo is None:
             return ""
         if event.prompt_logprobs is not None:
-            start = 0
             token_ids = self._job.token_ids[self._job.echoed]
             prompt = event.prompt_logprobs[self._job.echoed]
-            for token_id, scores in zip(token_ids, prompt, strict=True):
-                token = self._score(token_id, scores, start)
-                self._scored.append(token)
-                if not self._tokenizer.is_special(token_id):
-                    start += len(token.spelling.decode("utf-8", "ignore"))
+            starts = self._starts(token_ids, self._job.echo)
+            for token_id, scores, start in zip(token_ids, prompt, starts, strict=True):
+                self._scored.append(self._score(token_id, scores, start))
         self._num_chars += len(self._job.echo)
         return self._job.echo
+
+    def _starts(self, token_ids: Sequence[int], echo: str) -> Iterator[int]:
+        """Where each token begins in the echo; those of one character all where that begins.
+
+        A special token has a place only where the echo spells it, as a prompt sent as text may.
+        """
+        stream, start = self._tokenizer.detokenizer(), 0
+        for token_id in token_ids:
+            yield min(start, len(echo))
+            if not self._tokenizer.is_special(token_id):
+                start += len(stream.push(token_id))
+            elif echo.startswith(spelled := self._tokenizer.token_text(token_id), start):
+                start += len(spelled)
 
     def _score(self, token_id: int, scores: TokenLogprobs | None, start: int) -> ScoredToken:
         spelling = self._tokenizer.token_bytes(token_id)
@@ -182,7 +200,8 @@ class ChoiceText:
             return ()
         count = len(self._scored)
         if not is_all:
-            count = sum(token.start < self._num_sent for token in self._scored)
+            num_sent = self._num_chars - self._stops.num_kept
+            count = sum(token.start < num_sent for token in self._scored)
         taken, self._scored = self._scored[:count], self._scored[count:]
         return tuple(taken)
 

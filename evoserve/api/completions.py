@@ -5,7 +5,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from evoserve.api.choice import Call, Job, Piece, spell
+from evoserve.api.choice import Call, Job, Piece, ScoredToken, spell
 from evoserve.api.generate import build_params, choose_max_tokens, constrain
 from evoserve.api.infill import Infill, infill_of
 from evoserve.api.registry import ServedRecipe
@@ -65,7 +65,8 @@ async def _job(
     )
     echo = None
     if body.echo:
-        echo = prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
+        is_short = body.skip_special_tokens is not False
+        echo = prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt, is_short)
     return Job(token_ids, params, echo, token_ids[-CONTEXT_TOKENS:], echoed)
 
 
@@ -90,13 +91,16 @@ def _logprobs(piece: Piece) -> dict[str, Any] | None:
         "text_offset": [token.start for token in piece.tokens],
         "token_logprobs": [token.logprob for token in piece.tokens],
         "tokens": [spell(token.spelling) for token in piece.tokens],
-        "top_logprobs": [
-            None
-            if token.logprob is None  # the first token of a prompt
-            else {spell(spelling): logprob for spelling, logprob in reversed(token.top)}
-            for token in piece.tokens
-        ],
+        "top_logprobs": [_top(token) for token in piece.tokens],
     }
+
+
+def _top(token: ScoredToken) -> dict[str, float] | None:
+    """The likeliest tokens and, always, the one that came; None for the first of a prompt."""
+    if token.logprob is None:
+        return None
+    likeliest = {spell(spelling): logprob for spelling, logprob in reversed(token.top)}
+    return {spell(token.spelling): token.logprob, **likeliest}
 
 
 COMPLETION = Wording("text_completion", "text_completion", _choice, _chunks)

@@ -105,10 +105,11 @@ def _ref(kind: object, refs: Mapping[object, Json]) -> Json | None:
 
 
 def _answer(status: int, schema: Json | None, texts: Mapping[str, str] | None = None) -> Json:
+    """One status; what its texts hold is said in words: a schema would be that of each event."""
     content: Json = {} if schema is None else {"application/json": {"schema": schema}}
-    for media, holds in (texts or {}).items():
-        content[media] = {"schema": {"type": "string", "description": holds}}
-    told = {"description": REASONS[status]}
+    content |= {media: {} for media in texts or {}}
+    words = [REASONS[status], *(f"{media}: {holds}" for media, holds in (texts or {}).items())]
+    told = {"description": " ".join(words)}
     return {**told, "content": content} if content else told
 
 

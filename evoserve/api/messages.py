@@ -26,8 +26,8 @@ def _join_text(value: object) -> object:
         if set(part) != {"type", "text"} or not isinstance(part["text"], str):
             raise PydanticCustomError(
                 "invalid_type",
-                "part {index} must be {{'type': 'text', 'text': string}}",
-                {"index": index},
+                "part {index} must be {form}",
+                {"index": index, "form": "{'type': 'text', 'text': string}"},
             )
         texts.append(part["text"])
     return "\n".join(texts)
@@ -80,6 +80,15 @@ class Message(Body):
             return value
         is_empty = value.get("content") is None and bool(value.get("tool_calls"))
         return {**value, "content": ""} if is_empty else value
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> "Message":
+        """Only assistants call tools, and a tool answers one call."""
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("invalid_value", "'tool_calls' are an assistant's")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise PydanticCustomError("invalid_value", "a tool's message needs 'tool_call_id'")
+        return self
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -109,9 +109,11 @@ def plan_tools(
     """Check `tools`, `tool_choice` and `parallel_tool_calls` together. Raises RequestError."""
     given = tuple(tools or ())
     names = [tool.function.name for tool in given]
-    for name in names:
-        if names.count(name) > 1:
-            raise _wrong("tools", f"the name '{name}' is given to {names.count(name)} functions")
+    for index, tool in enumerate(given):
+        if (count := names.count(tool.function.name)) > 1:
+            raise _wrong("tools", f"the name '{tool.function.name}' is given to {count} functions")
+        if (tool.function.parameters or {}).get("type", "object") != "object":
+            raise _wrong(f"tools[{index}].function.parameters", "its type must be 'object'")
     chosen = choice or ToolChoice("auto" if given else "none")
     if chosen.mode == "none" or not given:
         if chosen.mode in ("required", "named"):
@@ -140,7 +142,7 @@ def call_rules(plan: ToolPlan) -> str:
 def parameter_schema(tool: Tool) -> Schema:
     """The JSON schema of a call's arguments: an object, whatever else."""
     schema = tool.function.parameters or {"properties": {}, "additionalProperties": False}
-    return {"type": "object", **schema, "x-guidance": WHITESPACE}
+    return {**schema, "type": "object", "x-guidance": WHITESPACE}
 
 
 _MAX_CALLS = 16  # of a required choice; a model without an opinion would never end

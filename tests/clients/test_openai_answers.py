@@ -1,4 +1,4 @@
-"""Structured answers, tools and responses, as OpenAI's own client sees them."""
+"""Structured answers and tools, as OpenAI's own client sees them."""
 
 import json
 
@@ -185,7 +185,13 @@ def format_of(schema: dict[str, object]) -> dict[str, object]:
          "tool_choice", "'x'"),
         ({"tools": TOOLS * 2}, "tools", "weather"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 5}}}],
+          "tool_choice": "required"}, "tools[0].function.parameters", "'object'"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters":
+                     {"properties": {"a": {"type": "no"}}, "required": ["a"]}}}],
           "tool_choice": "required"}, "tools[0].function.parameters", "decoding"),
+        ({"response_format": format_of({"allOf": [{"$ref": "#"}]})}, "response_format", "decoding"),
+        ({"extra_body": {"structured_outputs": {"grammar": 'start: a\na: a | "x" a'}},
+          "max_tokens": 900}, "structured_outputs.grammar", "Too many items"),
         ({"extra_body": {"structured_outputs": {"choice": ["a"], "regex": "b"}}},
          "structured_outputs", "one of"),
         ({"extra_body": {"structured_outputs": {"regex": "("}}}, "structured_outputs.regex", ""),
@@ -223,94 +229,3 @@ def test_a_suffix_is_filled_in_with_the_models_own_tokens(client, server) -> Non
     assert filled.choices[0].text == "ab" + plain.choices[0].text
     assert filled.choices[0].logprobs.tokens[:2] == ["a", "b"]
     assert filled.usage.prompt_tokens == plain.usage.prompt_tokens == 7
-
-
-def test_a_response_is_the_chat_completion_in_other_words(client) -> None:
-    asked = {"temperature": 0, "max_output_tokens": 12}
-    said = ask(client, temperature=0, max_tokens=12,
-               messages=[{"role": "system", "content": "be"}, *SAID])  # fmt: skip
-    text = said.choices[0].message.content
-    answer = client.responses.create(model="tiny", input="hi", instructions="be", **asked)
-    assert answer.output_text == text
-    is_cut = said.choices[0].finish_reason == "length"
-    assert answer.status == ("incomplete" if is_cut else "completed")
-    assert answer.usage.total_tokens == said.usage.total_tokens
-    items = [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]
-    again = client.responses.create(model="tiny", input=items, instructions="be", **asked)
-    assert again.output_text == text
-
-
-def test_response_events_come_in_openais_order_and_add_up(client) -> None:
-    asked = {"model": "tiny", "input": "hi", "temperature": 0, "max_output_tokens": 12}
-    events = list(client.responses.create(**asked, stream=True))
-    kinds = [event.type for event in events]
-    assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert kinds[:4] == [
-        "response.created", "response.in_progress", "response.output_item.added",
-        "response.content_part.added",
-    ]  # fmt: skip
-    assert kinds[-4:-1] == [
-        "response.output_text.done", "response.content_part.done", "response.output_item.done",
-    ]  # fmt: skip
-    assert kinds[-1] in ("response.completed", "response.incomplete")
-    text = "".join(event.delta for event in events if event.type.endswith("text.delta"))
-    whole = client.responses.create(**asked)
-    assert text == events[-1].response.output_text == whole.output_text
-    pet = {"format": {"type": "json_schema", "name": "pet", "schema": {"enum": ["cat"]}}}
-    with client.responses.stream(**asked, text=pet) as stream:
-        assert stream.get_final_response().output_text == '"cat"'
-
-
-def test_responses_call_tools_and_take_their_outputs(client) -> None:
-    tools = [{"type": "function", "strict": False, **tool["function"]} for tool in TOOLS]
-    asked = {"model": "tiny", "tools": tools, "tool_choice": "required", "temperature": 0,
-             "max_output_tokens": 2500, "parallel_tool_calls": False}  # fmt: skip
-    answer = client.responses.create(**asked, input="hi")
-    (call,) = answer.output
-    assert (call.type, call.status) == ("function_call", "completed")
-    assert json.loads(call.arguments).keys() == {"town"}
-    events = list(client.responses.create(**asked, input="hi", stream=True))
-    kinds = [event.type.removeprefix("response.") for event in events]
-    deltas = [event.delta for event in events if event.type.endswith("arguments.delta")]
-    assert kinds == [
-        "created", "in_progress", "output_item.added",
-        *["function_call_arguments.delta"] * len(deltas),
-        "function_call_arguments.done", "output_item.done", "completed",
-    ]  # fmt: skip
-    assert len(deltas) > 3
-    assert "".join(deltas) == events[-3].arguments == events[-2].item.arguments
-    assert events[-1].response.output[0].arguments == call.arguments == "".join(deltas)
-    done = {"type": "function_call_output", "call_id": call.call_id, "output": "noon"}
-    history = [{"role": "user", "content": "hi"}, call.model_dump(exclude_none=True), done]
-    next_one = client.responses.create(model="tiny", input=history, tools=tools, temperature=0)
-    assert next_one.usage.input_tokens > answer.usage.input_tokens
-
-
-def test_a_response_of_a_schema_is_parsed(client) -> None:
-    class Pet(BaseModel):
-        is_cat: bool
-
-    answer = client.responses.parse(model="tiny", input="hi", text_format=Pet, temperature=0,
-                                    max_output_tokens=200)  # fmt: skip
-    assert isinstance(answer.output_parsed, Pet)
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"store": True}, "store"),
-        ({"conversation": "c"}, "conversation"),
-        ({"background": True}, "background"),
-        ({"input": [{"type": "reasoning"}]}, "input"),
-        ({"input": []}, "input"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"text": {"format": {"type": "json_schema", "schema": {"type": 5}}}}, "text.format"),
-        ({"max_output_tokens": 10**6}, "input"),
-        ({"surprise": 1}, "surprise"),
-    ],
-)
-def test_a_wrong_response_request_is_named(client, fields, param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.responses.create(model="tiny", input="hi", extra_body=fields)
-    assert caught.value.param == param

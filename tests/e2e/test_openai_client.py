@@ -180,6 +180,32 @@ def test_echoed_logprobs_score_a_text(client, tokenizer, reference) -> None:
     assert (only.choices[0].text, only.usage.completion_tokens) == ("3+4=7", 0)
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_token_that_came_is_among_the_scored_ones(client, count: int) -> None:
+    answer = client.completions.create(
+        model="tiny", prompt="12+7=", max_tokens=12, logprobs=count, temperature=2, seed=5
+    )
+    logprobs = answer.choices[0].logprobs
+    rows = zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
+    for token, logprob, top in rows:
+        assert top[token] == logprob
+        assert count <= len(top) <= count + 1
+
+
+def test_an_echo_of_ids_has_its_special_tokens_if_they_are_wanted(client, tokenizer) -> None:
+    (end,) = tokenizer.eos_token_ids
+    prompt = [end, *tokenizer.encode("3+4", add_special_tokens=False)]
+    for is_skipped in (True, False):
+        answer = client.completions.create(
+            model="tiny",
+            prompt=prompt,
+            max_tokens=0,
+            echo=True,
+            extra_body={"skip_special_tokens": is_skipped},
+        )
+        assert answer.choices[0].text == tokenizer.decode(prompt, is_skipped)
+
+
 def test_prompts_come_in_four_forms(client, tokenizer) -> None:
     texts = ["3+4=", "5+6="]
     ids = [tokenizer.encode(text) for text in texts]

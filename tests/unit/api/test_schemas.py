@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from evoserve.api.errors import invalid_body
 from evoserve.api.response_schemas import ResponsesBody
 from evoserve.api.schemas import Body, ChatBody, CompletionBody
+from evoserve.api.tools import Tool, ToolChoice, plan_tools
 from evoserve.errors import RequestError
 
 DOCS = Path(__file__).parents[3] / "docs" / "api.md"
 MESSAGES = [{"role": "user", "content": "hi"}]
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 def refusal(kind: type[Body], raw: str) -> RequestError:
@@ -150,6 +152,31 @@ def test_what_is_not_a_json_object_of_finite_numbers(raw: str, words: str) -> No
 def test_a_huge_unknown_name_is_not_sent_back() -> None:
     error = refusal(ChatBody, chat(**{"x" * 10_000: 1}))
     assert len(str(error)) < 500
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"role": "tool", "content": "1"}, "tool_call_id"),
+        ({"role": "user", "content": "1", "tool_calls": [CALLED]}, "tool_calls"),
+        ({"role": "user", "content": [{"type": "text"}]}, "{'type': 'text', 'text': string}"),
+    ],
+)
+def test_a_message_of_another_role_s_shape_is_refused(message: object, words: str) -> None:
+    error = refusal(ChatBody, chat(messages=[{"role": "user", "content": "a"}, message]))
+    assert words in str(error)
+    assert error.param is not None
+    assert error.param.startswith("messages[1]")
+    assert "{{" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["array", "nonsense", ["object"], 5])
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_parameters_of_a_tool_are_an_object(kind: object, mode: str) -> None:
+    tools = [Tool(type="function", function={"name": "f", "parameters": {"type": kind}})]
+    with pytest.raises(RequestError, match="must be 'object'") as caught:
+        plan_tools(tools, ToolChoice(mode), None)
+    assert caught.value.param == "tools[0].function.parameters"
 
 
 def test_text_parts_are_joined_and_a_stop_string_is_a_list() -> None:
