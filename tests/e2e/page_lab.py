@@ -1,7 +1,11 @@
 """What the page is tested with: servers over the mini zoo, a watched browser, a model of markup."""
 
+import contextlib
 import json
 import shutil
+import socket
+import socketserver
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +40,46 @@ class Visit:
     page: Any
     complaints: list[str] = field(default_factory=list)
     origins: set[str] = field(default_factory=set)
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """A way to a server that can be cut while answers come through it."""
+
+    daemon_threads = True
+    request_queue_size = 32
+
+    def __init__(self, url: str) -> None:
+        self.far = (urlsplit(url).hostname, urlsplit(url).port)
+        self.ends: list[socket.socket] = []
+        super().__init__(("127.0.0.1", 0), _Link)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def cut(self) -> None:
+        """End every connection in the middle of what it says, and take no other."""
+        self.shutdown()
+        self.server_close()
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class _Link(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        with socket.create_connection(self.server.far) as far:  # type: ignore[attr-defined]
+            self.server.ends += [self.request, far]  # type: ignore[attr-defined]
+            back = threading.Thread(target=_copy, args=(far, self.request))
+            back.start()
+            _copy(self.request, far)
+            back.join()
+
+
+def _copy(source: socket.socket, goal: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(2**16):
+            goal.sendall(data)
+    with contextlib.suppress(OSError):
+        goal.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +169,16 @@ def send(page: Any, text: str, max_tokens: int = 12) -> None:
     page.fill("#temperature", "0")
     page.fill("#prompt", text)
     page.click("#send")
+
+
+def finish(page: Any) -> None:
+    """Wait for the answers that are coming."""
+    page.wait_for_selector("#stop[aria-disabled='true']", timeout=WAIT_MS)
+
+
+def chosen(page: Any, side: str) -> str:
+    """What the select of a side shows."""
+    return str(page.locator(f"#model-{side}").evaluate("each => each.selectedOptions[0].text"))
 
 
 def card(page: Any, name: str) -> Any:

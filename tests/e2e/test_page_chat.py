@@ -26,8 +26,8 @@ def test_a_chat_streams_with_its_figures_and_goes_on(visit: Callable, site: str)
 def test_two_answer_side_by_side(visit: Callable, site: str) -> None:
     page = visit(f"{site}/").page
     page.check("#two")
-    choose(page, "left", "mini-ties")
-    choose(page, "right", "mini-dfs")
+    choose(page, "left", "mini-ties@")
+    choose(page, "right", "mini-dfs@")
     send(page, "1 + 1 = ?")
     figures = page.locator(".turn:not(.user) .figures")
     expect(figures).to_have_count(2)

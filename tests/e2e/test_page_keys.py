@@ -22,9 +22,16 @@ def test_keys_are_asked_for_and_forgotten_with_the_tab(visit: Callable, guarded:
     send(page, "1 + 1 = ?")
     expect(page.locator(".turn .figures")).to_contain_text("tokens", timeout=WAIT_MS)
     page.click("nav >> text=Recipes")
-    expect(page.locator("#recipes-note")).to_contain_text("admin key")
+    expect(page.locator("#keys-why")).to_have_text("An admin key is needed.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#recipes-note")).to_contain_text("An admin key is needed.")
     expect(page.locator("#recipe-list .card")).to_have_count(0)
+    page.click("nav >> text=Chat")
+    with page.expect_response(lambda answer: answer.url.endswith("/v1/recipes")):
+        page.click("nav >> text=Recipes")
+    expect(page.locator("#keys")).to_be_hidden()
     page.click("#keys-open")
+    expect(page.locator("#keys-why")).to_be_hidden()
     page.fill("#key-admin", "root-key")
     page.click("text=Use these")
     dfs = card(page, "mini-dfs")
@@ -90,10 +97,33 @@ def test_registering_and_deleting_want_the_admin_key(visit: Callable, guarded: s
     expect(card(page, "late")).to_have_count(1)
     card(page, "late").get_by_role("button", name="Delete").click()
     page.evaluate("sessionStorage.setItem('evoserve-admin-key', 'wrong')")
-    page.click("#remove-do")
+    page.click("#question-do")
     expect(page.locator("#keys")).to_be_visible()
     page.fill("#key-admin", "root-key")
     page.keyboard.press("Enter")
     expect(page.locator("#keys")).to_be_hidden()
-    page.click("#remove-do")
+    page.click("#question-do")
     expect(card(page, "late")).to_have_count(0)
+
+
+def test_a_key_that_cannot_be_sent_is_refused_where_it_is_typed(
+    visit: Callable, guarded: str
+) -> None:
+    page = visit(f"{guarded}/", ("401",)).page
+    expect(page.locator("#keys-why")).to_have_text("An API key is needed.")
+    field = page.locator("#key-api")
+    for wrong in ("schl\u00fcssel\u65e5", "a\tb", "a\u0085b"):
+        field.fill(wrong)
+        assert "Latin-1" in field.evaluate("each => each.validationMessage")
+        page.click("text=Use these")
+        expect(page.locator("#keys")).to_be_visible()
+    page.click("#keys >> text=Cancel")
+    assert page.evaluate("sessionStorage.length") == 0
+    page.click("#keys-open")
+    page.fill("#key-api", " user-key ")
+    page.click("text=Use these")
+    expect(page.locator("#model-left option")).not_to_have_count(0)
+    page.click("#keys-open")
+    page.fill("#key-api", "wr\u00f6ng")
+    page.click("text=Use these")
+    expect(page.locator("#keys-why")).to_contain_text("Incorrect API key")

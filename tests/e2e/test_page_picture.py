@@ -35,6 +35,13 @@ def unusual() -> Iterator[str]:
             "merges": {"ps": {**merge, "weights": extreme, "densities": {"ja": [1e-6, 1, 0.5, 1]}}},
         },
         {"name": "n" * 128, "sources": {"base": sources["base"]}},
+        {
+            "name": "exact",
+            "sources": sources,
+            "merges": {"ps": {**merge, "weights": {"ja": 0.123456789, "math": 1234.5678}}},
+            "path": ["ps[0:6]"],
+            "scaling": {"per_hop": [1, 1, 0.98765432, 1, 1, 1], "target": "hidden_state"},
+        },
     ]
     with running() as url:
         for manifest in manifests:
@@ -90,7 +97,7 @@ def test_a_model_has_one_colour_in_all_pictures(visit: Callable, unusual: str) -
     bars = page.locator("rect.bar").evaluate_all("all => all.map(each => each.classList[1])")
     assert dots[4:10] == list(dict.fromkeys(bars)) == [f"c{index}" for index in range(6)]
     assert dots[0] == dots[-1] == "c6"
-    expect(page.locator("#recipe-body")).to_contain_text("No step's input is scaled.")
+    expect(page.locator("#recipe-body")).to_contain_text("Nothing is scaled.")
 
 
 def test_extreme_values_are_told_apart_and_no_number_covers_another(
@@ -130,3 +137,24 @@ def test_a_path_of_ninety_steps_and_a_long_name_fit(visit: Callable, unusual: st
     page.goto(f"{unusual}/#recipe/{'n' * 128}")
     expect(page.locator("#recipe-title")).to_have_text("n" * 128)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_tables_are_exact_and_what_is_scaled_has_one_name(visit: Callable, unusual: str) -> None:
+    page = visit(f"{unusual}/#recipe/exact").page
+    weights = page.get_by_role("img", name="weights")
+    expect(weights).to_contain_text("0.123")
+    expect(weights).not_to_contain_text("0.1234")
+    values = [value for *_, value in rows_of(page, "weights")]
+    assert set(values) == {"0.123457", "1234.57"}
+    path = page.get_by_role("img", name="Path through the layers")
+    assert rows_of(page, "Path through the layers")[2] == ["2", "ps", "2", "0.987654"]
+    head = page.locator("figure", has=path).locator("thead th").last
+    expect(head).to_have_text("scale of the hidden state")
+    assert [each.text_content() for each in path.locator("text", has_text="scale").all()] == [
+        "scale of the hidden state"
+    ]
+    expect(path.locator("circle title").nth(2)).to_have_text("step 2: ps[2], × 0.988")
+    for word in ("input", "MLP"):
+        expect(page.locator("section.part", has=path)).not_to_contain_text(word)
+    page.goto(f"{unusual}/#recipe/long-path")
+    expect(page.locator("svg")).to_contain_text("scale of the MLP output")

@@ -40,14 +40,29 @@ def test_recipes_are_loaded_pinned_unloaded_and_aliased(visit: Callable, site: s
     page.click("#alias-form button")
     expect(alias).to_contain_text("75%", timeout=WAIT_MS)
     alias.get_by_role("button", name="Roll back").click()
+    expect(page.locator("#question-title")).to_have_text("Roll back team/prod?")
+    shown = page.locator("#question-body").inner_text().split("Then, as in version 1:")
+    assert "version 2" in shown[0]
+    assert "75%" in shown[0]
+    assert "mini-ties@" not in shown[1]
+    with page.expect_request("**/rollback") as sent:
+        page.click("#question-do")
+    assert sent.value.post_data_json == {"version": 1}
     expect(alias).not_to_contain_text("75%")
+    expect(alias.get_by_role("button", name="Roll back")).to_be_focused()
     expect(page.locator("#model-left option[value='team/prod']")).to_have_count(1)
     dfs.get_by_role("button", name="Delete").click()
-    page.click("#remove-do")
-    expect(page.locator("#remove-state")).to_contain_text("alias 'team/prod'")
-    page.click("#remove >> text=Cancel")
+    page.click("#question-do")
+    expect(page.locator("#question-state")).to_contain_text("alias 'team/prod'")
+    page.click("#question >> text=Cancel")
     alias.get_by_role("button", name="Remove").click()
+    expect(page.locator("#question-body")).to_contain_text("mini-dfs@")
+    page.click("#question >> text=Cancel")
+    expect(alias.get_by_role("button", name="Remove")).to_be_focused()
+    alias.get_by_role("button", name="Remove").click()
+    page.click("#question-do")
     expect(alias).to_have_count(0)
+    expect(page.locator("#aliases-title")).to_be_focused()
     dfs.get_by_role("button", name="Unload").click()
     expect(dfs.locator(".state")).to_have_text("registered", timeout=WAIT_MS)
 
@@ -86,15 +101,67 @@ def test_a_manifest_is_registered_as_text_or_file_and_deleted_when_asked(
 
     for name in ("typed", "filed"):
         card(page, name).get_by_role("button", name="Delete").click()
-        expect(page.locator("#remove-title")).to_have_text(f"Delete {name}?")
-        page.click("#remove >> text=Cancel")
+        expect(page.locator("#question-title")).to_have_text(f"Delete {name}?")
+        page.click("#question >> text=Cancel")
         expect(card(page, name)).to_have_count(1)
         card(page, name).get_by_role("button", name="Delete").click()
-        page.click("#remove-do")
+        page.click("#question-do")
         expect(card(page, name)).to_have_count(0)
-        expect(page.locator("#remove")).to_be_hidden()
+        expect(page.locator("#question")).to_be_hidden()
     names = [each["name"] for each in httpx.get(f"{site}/v1/recipes").json()["data"]]
     assert not {"typed", "filed"} & set(names)
+
+
+def test_what_a_rollback_shows_is_what_it_does(visit: Callable, site: str) -> None:
+    page = visit(f"{site}/#recipes").page
+    path = f"{site}/v1/aliases/shown"
+    httpx.put(path, json={"recipe": "mini-ties"}, timeout=60).raise_for_status()
+    alias = page.locator('[data-alias="shown"]')
+    alias.get_by_role("button", name="Roll back").click()
+    expect(page.locator("#notice")).to_contain_text("shown has nothing to go back to")
+    expect(page.locator("#question")).to_be_hidden()
+    for recipe in ("mini-dfs", "mini-ps-dfs"):
+        httpx.put(path, json={"recipe": recipe}, timeout=60).raise_for_status()
+    expect(alias).to_contain_text("version 3")
+    alias.get_by_role("button", name="Roll back").click()
+    expect(page.locator("#question-body")).to_contain_text("mini-dfs@")
+    httpx.post(f"{path}/rollback", timeout=60).raise_for_status()
+    expect(alias).to_contain_text("version 4")
+    page.click("#question-do")
+    expect(alias).to_contain_text("version 5")
+    expect(alias).to_contain_text("mini-dfs@")
+    expect(alias.get_by_role("button", name="Roll back")).to_be_focused()
+    httpx.delete(path).raise_for_status()
+    for name in ("mini-dfs", "mini-ps-dfs", "mini-ties"):
+        httpx.post(f"{site}/v1/recipes/{name}/unload", timeout=60)
+
+
+def test_a_name_that_a_browser_would_fold_is_not_sent(visit: Callable, site: str) -> None:
+    page = visit(f"{site}/#recipes").page
+    old = {"id": "a/../b", "version": 1, "targets": []}
+    page.route("**/v1/aliases", lambda route: route.fulfill(json={"data": [old]}))
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(f"{request.method} {request.url}"))
+    expect(page.locator("#live-state")).to_have_text("Live.")
+    page.click("#to-aliases")
+    expect(page.locator("#aliases-title")).to_be_focused()
+    field = page.locator("#alias-name")
+    for name in ("a/../b", "..", ".", "a//b", "/a", "a/", "a/."):
+        field.fill(name)
+        page.click("#alias-form button")
+        assert field.evaluate("each => each.validationMessage").startswith("Invalid alias")
+        expect(field).to_be_focused()
+    field.fill("a/..b/c.")
+    assert field.evaluate("each => each.validity.valid")
+    page.reload()
+    alias = page.locator("#alias-list .card")
+    alias.get_by_role("button", name="Roll back").click()
+    expect(page.locator("#notice")).to_contain_text("Invalid alias")
+    alias.get_by_role("button", name="Remove").click()
+    page.click("#question-do")
+    expect(page.locator("#question-state")).to_contain_text("Invalid alias")
+    assert {each.partition(" ")[0] for each in sent} == {"GET"}
+    assert not any(each.endswith("/b") for each in sent)
 
 
 def test_changes_by_others_show_up_by_themselves(visit: Callable, site: str) -> None:

@@ -1,9 +1,11 @@
-// The page's start: views by the address's hash, the keys' dialog, and what is said to everyone.
+// The page's start: views by the address's hash, and what is said to everyone.
 
-import { keepKey, readKey } from "./client.js";
 import { byId, h } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startAliases } from "./aliases.js";
+import { startKeys } from "./keys.js";
+import { startNotice } from "./notice.js";
+import { startQuestions } from "./question.js";
 import { startRecipes } from "./recipes.js";
 import { startRegister } from "./register.js";
 import { showRecipe } from "./picture.js";
@@ -11,7 +13,9 @@ import { showRecipe } from "./picture.js";
 const MAX_SAID = 4;
 const TITLES = { chat: "chat-title", recipes: "recipes-title", recipe: "recipe-title" };
 
-const page = { say, report, openKeys };
+const notify = startNotice();
+const openKeys = startKeys(start);
+const page = { say, report, openKeys, ask: startQuestions(report) };
 const chat = startChat(page);
 const aliases = startAliases(page);
 const recipes = startRecipes(page, {
@@ -26,13 +30,13 @@ const recipes = startRecipes(page, {
 
 startRegister(page, recipes.reveal);
 
-byId("keys-open").addEventListener("click", openKeys);
-byId("keys").addEventListener("submit", useKeys);
-byId("keys").addEventListener("close", clearKeys);
-byId("skip").addEventListener("click", (event) => {
-  event.preventDefault();
-  byId("main").focus();
-});
+byId("keys-open").addEventListener("click", () => openKeys());
+for (const [link, goal] of [["skip", "main"], ["to-aliases", "aliases-title"]]) {
+  byId(link).addEventListener("click", (event) => {
+    event.preventDefault();
+    byId(goal).focus();
+  });
+}
 window.addEventListener("hashchange", () => show({ isMoved: true }));
 await start();
 
@@ -58,6 +62,7 @@ async function show({ isMoved }) {
   document.title = `${byId(TITLES[view]).textContent} · EvoServe`;
   if (isMoved) byId(TITLES[view]).focus();
   if (isMoved && view === "chat") await chat.refreshNames({ isAsked: true });
+  if (isMoved && view === "recipes") await recipes.visit();
 }
 
 function readHash() {
@@ -80,28 +85,7 @@ function say(text) {
 /** Show an error to everyone; null takes it away. A refused key opens the keys' dialog. */
 function report(error) {
   if (error?.isOutdated) return;
-  const notice = byId("notice");
-  notice.hidden = error === null;
   const advice = error?.status === 401 ? " Enter a key under “Keys”." : "";
-  notice.textContent = error === null ? "" : error.message + advice;
-  if (error?.status === 401) openKeys();
-}
-
-function openKeys() {
-  const dialog = byId("keys");
-  if (dialog.open) return;
-  for (const kind of ["api", "admin"]) byId(`key-${kind}`).value = readKey(kind);
-  dialog.showModal();
-}
-
-/** What was entered counts from here on: `close` may come after the dialog has been opened again. */
-function useKeys({ submitter }) {
-  if (submitter?.value !== "keep") return;
-  for (const kind of ["api", "admin"]) keepKey(kind, byId(`key-${kind}`).value.trim());
-  start();
-}
-
-function clearKeys() {
-  if (byId("keys").open) return;
-  for (const kind of ["api", "admin"]) byId(`key-${kind}`).value = "";
+  notify(error === null ? "" : error.message + advice);
+  if (error?.status === 401) openKeys(error.message);
 }

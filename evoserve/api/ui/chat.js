@@ -3,6 +3,7 @@
 import { ask, newest, streamJson } from "./client.js";
 import { byId, h, plain, put, setText } from "./dom.js";
 import { figures } from "./figures.js";
+import { buildPane, chooseModel, clear, offerModels } from "./pane.js";
 import { keepAtEnd, startWriting } from "./writer.js";
 
 const SIDES = ["left", "right"];
@@ -10,7 +11,7 @@ const MAX_SAID = 600;
 
 /** Wire the chat's view; gives `refreshNames` and `choose`. */
 export function startChat(page) {
-  const panes = SIDES.map((side) => buildPane(side));
+  const panes = SIDES.map((side) => buildPane(side, page.say));
   const begin = newest();
   let running = null;
   put(byId("panes"), ...panes.map((pane) => pane.root));
@@ -34,7 +35,8 @@ export function startChat(page) {
     send();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
+    const isElsewhere = byId("view-chat").hidden || document.querySelector("dialog[open]");
+    if (event.key === "Escape" && !isElsewhere) running?.abort();
   });
 
   function shown() {
@@ -70,17 +72,16 @@ export function startChat(page) {
     async refreshNames({ isAsked }) {
       const isNewest = begin();
       try {
-        const names = (await ask("v1/models")).data.map((model) => model.id);
+        const models = (await ask("v1/models")).data;
         if (!isNewest()) return;
-        panes.forEach((pane, index) => offer(pane.select, names, index));
-        byId("no-models").hidden = names.length > 0;
+        panes.forEach((pane, index) => offerModels(pane, models, index));
+        byId("no-models").hidden = models.length > 0;
       } catch (error) {
         if (isAsked) page.report(error);
       }
     },
     choose(id) {
-      addOption(panes[0].select, id);
-      panes[0].select.value = id;
+      chooseModel(panes[0], id);
     },
   };
 }
@@ -175,36 +176,6 @@ function buildTurn(pane, model) {
   pane.log.append(root);
   pane.log.scrollTop = pane.log.scrollHeight;
   return { root, text, recipe, figures: numbers, log: pane.log };
-}
-
-function buildPane(side) {
-  const id = `model-${side}`;
-  const select = h("select", { id });
-  const log = h("div", { class: "log", tabindex: "0", role: "region",
-    "aria-label": `Conversation, ${side}` });
-  const root = h("section", { class: "pane", "aria-label": `Recipe, ${side}` },
-    h("label", { for: id }, "Recipe ", select), log);
-  const pane = { root, select, log, history: [] };
-  select.addEventListener("change", () => clear(pane));
-  return pane;
-}
-
-function clear(pane) {
-  pane.history = [];
-  put(pane.log);
-}
-
-function offer(select, names, index) {
-  const chosen = select.value;
-  put(select);
-  for (const name of names) addOption(select, name);
-  if (names.includes(chosen)) select.value = chosen;
-  else select.selectedIndex = Math.min(index, names.length - 1);
-}
-
-function addOption(select, name) {
-  if ([...select.options].some((option) => option.value === name)) return;
-  select.append(h("option", { value: name }, plain(name)));
 }
 
 function setBusy(isBusy) {

@@ -1,7 +1,10 @@
 // The server's API: keys, requests, errors, and server-sent events over fetch (which, unlike
 // EventSource, can send a key). Addresses are relative, so the page works behind a prefix.
 
-const KINDS = { api: "evoserve-api-key", admin: "evoserve-admin-key" };
+/** The kinds of keys. */
+export const KINDS = ["api", "admin"];
+
+const LOST = "The connection was lost before the answer was complete.";
 
 /** What the server refused, or what kept it from answering (status 0); param: what was wrong. */
 export class ApiError extends Error {
@@ -28,23 +31,23 @@ export function newest() {
 
 /** The API or admin key; it lives as long as the tab. */
 export function readKey(kind) {
-  return sessionStorage.getItem(KINDS[kind]) ?? "";
+  return sessionStorage.getItem(`evoserve-${kind}-key`) ?? "";
 }
 
 /** Keep a key for this tab, or forget it if it is empty. */
 export function keepKey(kind, value) {
-  if (value) sessionStorage.setItem(KINDS[kind], value);
-  else sessionStorage.removeItem(KINDS[kind]);
+  if (value) sessionStorage.setItem(`evoserve-${kind}-key`, value);
+  else sessionStorage.removeItem(`evoserve-${kind}-key`);
 }
 
 /** A JSON answer to a request that needs the API key at most. */
 export async function ask(path, options = {}) {
-  return (await request(path, { ...options, kind: "api" })).json();
+  return readJson(await request(path, { ...options, kind: "api" }));
 }
 
 /** A JSON answer to a request that manages recipes: the admin key, or where none is set the API's. */
 export async function manage(path, options = {}) {
-  return (await request(path, { ...options, kind: "admin" })).json();
+  return readJson(await request(path, { ...options, kind: "admin" }));
 }
 
 /** Prometheus' text. */
@@ -66,7 +69,7 @@ export async function* streamJson(path, body, signal) {
     if (value.error) throw new ApiError(answer.status, value.error.message);
     yield value;
   }
-  if (!isDone) throw new ApiError(0, "The connection was lost before the answer was complete.");
+  if (!isDone) throw new ApiError(0, LOST);
 }
 
 /** What happens to recipes and aliases, from now on or after event number `last`. */
@@ -95,7 +98,7 @@ async function request(path, { kind, method = "GET", body, text, headers = {}, s
     answer = await fetch(path, { method, headers: sent, body: content, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "The server cannot be reached, or a key holds characters it may not.");
+    throw new ApiError(0, "The server cannot be reached.");
   }
   if (!answer.ok) throw await refusalOf(answer, { kind, key });
   return answer;
@@ -104,7 +107,23 @@ async function request(path, { kind, method = "GET", body, text, headers = {}, s
 async function refusalOf(answer, sent) {
   const said = await answer.json().then((body) => body.error, () => null);
   const message = said?.message ?? `The server answered with status ${answer.status}.`;
-  return new ApiError(answer.status, message, sent, said?.param ?? "");
+  const wanted = /^Incorrect (API|admin) key/.exec(message)?.[1];
+  const isGiven = wanted === "admin" ? readKey("admin") : sent.key;
+  const shown = wanted && !isGiven ? `An ${wanted} key is needed.` : message;
+  return new ApiError(answer.status, shown, sent, said?.param ?? "");
+}
+
+async function readJson(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    throw breakOf(error);
+  }
+}
+
+/** What broke a body off, in words for readers. */
+function breakOf(error) {
+  return error.name === "AbortError" ? error : new ApiError(0, LOST);
 }
 
 async function* parseEvents(body) {
@@ -112,7 +131,9 @@ async function* parseEvents(body) {
   let kept = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        throw breakOf(error);
+      });
       if (done) return;
       const parts = (kept + value).split("\n\n");
       kept = parts.pop();

@@ -61,9 +61,9 @@ export function bytes(count) {
   return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
 }
 
-/** Three significant digits. */
-export function number(value) {
-  return Number.isFinite(value) ? String(Number(value.toPrecision(3))) : "–";
+/** Three significant digits, or so many. */
+export function number(value, digits = 3) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))) : "–";
 }
 
 function fill(node, properties, children) {

@@ -6,6 +6,7 @@ import { nameStep } from "./recipe.js";
 const WIDTH = 720;
 const LEFT = 46;
 const NUM_COLOURS = 7;
+const EXACT = 6; // significant digits in tables
 const LANE = 44;
 const ABOVE = 42; // over a lane: its name, then the numbers on its bars
 const BELOW = 16; // under a lane that has negative values: their numbers
@@ -31,13 +32,13 @@ export function drawLanes(title, lanes, columns, palette) {
   const said = `${lanes.length} lanes over ${columns.length - 2} layers, the embedding and the head, `
     + `from ${number(low)} to ${number(high)}.`;
   const rows = lanes.flatMap((lane) => lane.runs.map((run) => {
-    return [laneName(lane), columnRange(run, columns), run.value === null ? "–" : number(run.value)];
+    return [laneName(lane), columnRange(run, columns), run.value === null ? "–" : number(run.value, EXACT)];
   }));
   return figure(title, said, bottom, body, table(`${title}, in numbers`, ["source", "part", "value"], rows));
 }
 
-/** The path: steps to the right, layers upwards, a colour per model; below it the scales, if any. */
-export function drawPath(title, steps, scales, palette) {
+/** The path: steps to the right, layers upwards, a colour per model; below it the scales, if any, of `scaled`. */
+export function drawPath(title, steps, { scales, scaled }, palette) {
   const models = palette.filter((model) => steps.some((step) => step.model === model));
   const top = Math.max(4, ...steps.map((step) => step.layer));
   const x = (hop) => LEFT + 16 + (hop * (WIDTH - LEFT - 36)) / Math.max(1, steps.length - 1);
@@ -47,30 +48,30 @@ export function drawPath(title, steps, scales, palette) {
   body.push(s("polyline", { points: line, class: "thin" }));
   const radius = Math.max(2, Math.min(7, 260 / steps.length));
   steps.forEach((step, hop) => {
-    const tip = `step ${hop}: ${nameStep(step)}` + (scales ? `, input × ${number(scales[hop])}` : "");
+    const tip = `step ${hop}: ${nameStep(step)}` + (scales ? `, × ${number(scales[hop])}` : "");
     const place = { cx: x(hop), cy: y(step.layer), r: radius };
     body.push(s("circle", { ...place, class: `dot ${colour(palette.indexOf(step.model))}` },
       s("title", {}, plain(tip))));
   });
   const isScaled = scales?.some((scale) => scale !== 1) ?? false;
-  if (isScaled) body.push(...drawScales(scales, x));
+  if (isScaled) body.push(...drawScales(scales, `scale of ${scaled}`, x));
   const said = `${steps.length} steps over ${models.map((model) => plain(model)).join(", ")}.`;
   const rows = steps.map((step, hop) => {
-    return [String(hop), plain(step.model), String(step.layer), scales ? number(scales[hop]) : "–"];
+    return [String(hop), plain(step.model), String(step.layer), scales ? number(scales[hop], EXACT) : "–"];
   });
-  const head = ["step", "model", "layer", "scale of its input"];
+  const head = ["step", "model", "layer", `scale of ${scaled}`];
   const numbers = table(`${title}, in numbers`, head, rows);
   const drawn = figure(title, said, isScaled ? FLOOR + 18 : 224, body, numbers);
   drawn.prepend(legend(models, palette));
   return drawn;
 }
 
-function drawScales(scales, x) {
+function drawScales(scales, name, x) {
   const high = Math.max(1, ...scales);
   const low = Math.min(0, ...scales);
   const y = (value) => FLOOR - ((value - low) * 60) / (high - low);
   const wide = Math.max(1.5, Math.min(20, (WIDTH - LEFT) / scales.length - 2));
-  const body = [label(4, 232, "scale of the step's input")];
+  const body = [label(4, 232, name)];
   for (const value of y(0) - y(1) < 12 ? [1] : [0, 1]) {
     body.push(label(LEFT - 6, y(value) + 4, String(value), "end"));
   }

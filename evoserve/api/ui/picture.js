@@ -3,7 +3,7 @@
 import { manage, newest } from "./client.js";
 import { byId, h, number, plain, put, table } from "./dom.js";
 import { drawLanes, drawPath } from "./draw.js";
-import { coefficientLanes, expandPath, hopScales, listColumns, listModels } from "./recipe.js";
+import { coefficientLanes, expandPath, hopScales, listColumns, listModels, nameScaled } from "./recipe.js";
 
 const begin = newest();
 
@@ -75,15 +75,15 @@ function pathPart(manifest, models) {
   if (!manifest.path) return null;
   const steps = expandPath(manifest.path);
   const scales = hopScales(manifest.scaling, steps);
+  const note = scaleNote(scales);
   return part("Path", h("p", { class: "path" }, manifest.path.map((step) => plain(step)).join(" → ")),
-    h("p", { class: "soft" }, scaleNote(manifest.scaling, scales)),
-    drawPath("Path through the layers", steps, scales, models));
+    note && h("p", { class: "soft" }, note),
+    drawPath("Path through the layers", steps, { scales, scaled: nameScaled(manifest.scaling) }, models));
 }
 
-function scaleNote(scaling, scales) {
+function scaleNote(scales) {
   if (!scales) return "A small network gives the scales; the server computes them when it loads the recipe.";
-  if (scales.every((scale) => scale === 1)) return "No step's input is scaled.";
-  return `Scales apply to the ${scaling.target === "hidden_state" ? "whole hidden state" : "MLP output"}.`;
+  return scales.every((scale) => scale === 1) ? "Nothing is scaled." : null;
 }
 
 function scorePart(evaluation) {

@@ -29,6 +29,11 @@ export function hopScales(scaling, steps) {
   });
 }
 
+/** What a step's scale is of, as it enters the step. */
+export function nameScaled(scaling) {
+  return scaling?.target === "hidden_state" ? "the hidden state" : "the MLP output";
+}
+
 /** `model[layer]`. */
 export function nameStep({ model, layer }) {
   return `${model}[${layer}]`;

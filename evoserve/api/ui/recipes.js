@@ -2,24 +2,23 @@
 
 import { ApiError, followEvents, manage, newest, readMetrics } from "./client.js";
 import { buildCard, showProgress, updateCard } from "./card.js";
-import { startRemoval } from "./remove.js";
-import { byId, bytes, setText } from "./dom.js";
+import { byId, bytes, h, plain, setText } from "./dom.js";
 
 const RETRY_MS = 2000;
 const SETTLE_MS = 120;
 const FEW = 8; // so many are found by looking
 
-/** Wire the list; gives `follow`, which (re)starts listening with the keys of now, and `reveal`. */
+/** Wire the list; gives `follow` ((re)starts listening with the keys of now), `visit` and `reveal`. */
 export function startRecipes(page, doors) {
   const cards = new Map();
   const begin = newest();
   let listening = null;
   let settling = 0;
   let revealed = "";
-  const remove = startRemoval(page, refresh);
+  let wasAsked = false;
   byId("find").addEventListener("input", showFound);
 
-  /** isAsked: the keys' dialog may open. */
+  /** isAsked: the keys' dialog may open, once for the keys of now. */
   async function refresh({ isAsked = false } = {}) {
     const isNewest = begin();
     try {
@@ -38,7 +37,9 @@ export function startRecipes(page, doors) {
       }
       setText(byId("held"), "");
       note(error);
-      if (isAsked && error.status === 401) page.report(error);
+      if (!isAsked || wasAsked || error.status !== 401) return;
+      wasAsked = true;
+      page.openKeys(error.message);
     }
   }
 
@@ -50,6 +51,24 @@ export function startRecipes(page, doors) {
       page.report(error);
     }
     await refresh();
+  }
+
+  function remove({ id, name }) {
+    page.ask({
+      title: `Delete ${plain(name, 128)}?`,
+      body: [h("p", { class: "soft" }, plain(id))],
+      text: "Its manifest is forgotten here and its memory is freed, once the answers that run have "
+        + "ended. Files stay.",
+      button: "Delete",
+      kind: "danger",
+      waiting: "Waiting for answers that are still running …",
+      act: () => manage(`v1/recipes/${encodeURIComponent(id)}`, { method: "DELETE" }),
+      async after() {
+        await refresh();
+        page.say(`${plain(name)} has been deleted.`);
+      },
+      land: () => byId("recipes-title").focus(),
+    });
   }
 
   function showCards(list) {
@@ -109,6 +128,7 @@ export function startRecipes(page, doors) {
     listening?.abort();
     const { signal } = (listening = new AbortController());
     let last = "";
+    wasAsked = false;
     setText(byId("live-state"), "");
     await refresh({ isAsked });
     await doors.onChange();
@@ -135,6 +155,8 @@ export function startRecipes(page, doors) {
 
   return {
     follow,
+    /** Someone has come to look. */
+    visit: () => refresh({ isAsked: true }),
     /** Show and focus the recipe of this id as soon as it is listed, by whichever refresh. */
     async reveal(id) {
       revealed = id;
