@@ -19,6 +19,7 @@ import tokenizers
 from llguidance import LLTokenizer
 
 from evoserve.errors import RequestError, SourceError
+from evoserve.text_bound import max_bytes_per_token
 from evoserve.text_stream import (
     StopChecker,
     TextStream,
@@ -30,6 +31,7 @@ from evoserve.text_stream import (
 
 __all__ = ["AddedToken", "Detokenizer", "StopChecker", "Tokenizer", "load_tokenizer"]
 
+LONG_TEXT_CHARS = 20_000  # tokenizing more takes milliseconds that no event loop must wait
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _TEMPLATE_FAULTS = (
     jinja2.TemplateError,
@@ -68,7 +70,10 @@ class Tokenizer:
         self.eos_token_ids = eos_token_ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`. Raises RequestError for text that has no UTF-8 form."""
+        """Token ids of `text`. Raises RequestError for text that has no UTF-8 form.
+
+        Other threads run on while a long text is tokenized.
+        """
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -76,7 +81,13 @@ class Tokenizer:
                 f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character "
                 f"{error.start}, which is no Unicode text"
             ) from None
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) <= LONG_TEXT_CHARS:
+            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        else:  # the library lets go of the interpreter for batches alone
+            (encoding,) = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -195,6 +206,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The highest token id plus one; the model's table may have more rows."""
         return max(self.vocab.values(), default=-1) + 1
+
+    @cached_property
+    def max_bytes_per_token(self) -> int | None:
+        """Bytes of text in the longest token; None if a token may swallow text of any length."""
+        return max_bytes_per_token(self._backend)
 
     @cached_property
     def added_tokens(self) -> Mapping[int, AddedToken]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from evoserve.api.choice import Call, Job, Piece, ScoredToken, spell
 from evoserve.api.generate import build_params, choose_max_tokens, constrain
-from evoserve.api.messages import template_messages
+from evoserve.api.messages import check_count, template_messages
 from evoserve.api.registry import ServedRecipe
 from evoserve.api.schemas import ChatBody, Choice
 from evoserve.api.service import Service
@@ -23,6 +23,7 @@ async def prepare_chat(service: Service, body: ChatBody, served: ServedRecipe) -
     if body.functions and body.function_call is None:
         message = "'functions' are not supported; send 'tools' instead."
         raise RequestError(message, param="functions", code="unsupported_parameter")
+    check_count(body.messages, served.max_model_len)
     plan = plan_tools(body.tools, body.tool_choice, body.parallel_tool_calls)
     text = served.tokenizer.render_chat(
         template_messages(body.messages),
@@ -30,7 +31,7 @@ async def prepare_chat(service: Service, body: ChatBody, served: ServedRecipe) -
         tools=plan.templated(),
         add_generation_prompt=body.add_generation_prompt is not False,
     )
-    token_ids = await served.encode(text, add_special_tokens=False)
+    token_ids = await served.encode(text, add_special_tokens=False, param="messages")
     max_tokens = choose_max_tokens(
         served, len(token_ids), _wanted_tokens(body), None, param="messages"
     )

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_v
 from pydantic_core import PydanticCustomError
 
 from evoserve.api.field import Body, Refused, only
+from evoserve.errors import ContextLengthError
 
 
 def _join_text(value: object) -> object:
@@ -89,6 +90,16 @@ class Message(Body):
         if self.role == "tool" and self.tool_call_id is None:
             raise PydanticCustomError("invalid_value", "a tool's message needs 'tool_call_id'")
         return self
+
+
+def check_count(messages: Sequence[Message], max_model_len: int) -> None:
+    """Raises ContextLengthError for more messages than tokens; each is one token at least."""
+    if len(messages) > max_model_len:
+        raise ContextLengthError(
+            f"This model's maximum context length is {max_model_len} tokens, but there are "
+            f"{len(messages)} in 'messages', each of them a token or more; send fewer.",
+            param="messages",
+        )
 
 
 def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from evoserve.api.chat import scored
 from evoserve.api.choice import Call, Piece
 from evoserve.api.errors import error_answer, log_internal, status_of
 from evoserve.api.generate import Generation
+from evoserve.api.response_errors import reworded
 from evoserve.api.schemas import Usage
 from evoserve.api.stream import KEEP_ALIVE, KEEP_ALIVE_S, encode_json
 from evoserve.api.tool_text import CallPart
@@ -155,7 +156,7 @@ async def response_events(
     except Exception as error:  # the status line has gone out: tell the client in the stream
         if status_of(error) == 500:
             log_internal(error)
-        detail = error_answer(error)["error"]
+        detail = error_answer(reworded(error))["error"]
         told = {"code": detail["code"], "message": detail["message"], "param": detail["param"]}
         yield encode([{"type": "error", **told}])
 

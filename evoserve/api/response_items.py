@@ -1,113 +1,132 @@
-"""Items of /v1/responses: what is sent becomes chat messages."""
+"""Items of /v1/responses: what is sent becomes chat messages.
 
-from collections.abc import Mapping
-from typing import Any
+Answers may be sent back as they came: their ids, states, log-probabilities and the like are taken,
+and change nothing.
+"""
 
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-_ROLES = ("system", "developer", "user", "assistant")
-_TEXT_PARTS = ("input_text", "output_text", "text")
-_STRING = {"type": "string"}
-_PART = {
-    "type": "object",
-    "properties": {"type": {"enum": list(_TEXT_PARTS)}, "text": _STRING},
-    "required": ["type", "text"],
-}
-_CONTENT = {"anyOf": [_STRING, {"type": "array", "items": _PART}]}
-_MESSAGE = {"type": {"const": "message"}, "role": {"enum": list(_ROLES)}, "content": _CONTENT}
-_CALL = {
-    "type": {"const": "function_call"},
-    "call_id": _STRING,
-    "name": _STRING,
-    "arguments": _STRING,
-}
-_OUTPUT = {"type": {"const": "function_call_output"}, "call_id": _STRING, "output": _CONTENT}
-INPUT_SCHEMA = {
-    "anyOf": [
-        _STRING,
-        {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "anyOf": [
-                    {"type": "object", "properties": _MESSAGE, "required": ["role", "content"]},
-                    {"type": "object", "properties": _CALL, "required": list(_CALL)},
-                    {"type": "object", "properties": _OUTPUT, "required": list(_OUTPUT)},
-                ]
-            },
-        },
-    ]
-}
+from evoserve.api.field import Body, Refused, Schema, only
+from evoserve.api.response_kinds import one_of
+
+Status = Literal["in_progress", "completed", "incomplete"]
+CallId = Annotated[str, Field(max_length=256)]
+Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-def parse_input(value: object) -> list[dict[str, Any]]:
-    """A string or a list of items as chat messages, calls joined to the message before them.
+class InputText(Body):
+    """A text for the model."""
 
-    Items: messages, `function_call` and `function_call_output`.
-    """
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise _wrong("must be a string or a list of items")
-    messages: list[dict[str, Any]] = []
-    for index, item in enumerate(value):
-        if not isinstance(item, dict):
-            raise _wrong(f"item {index} must be an object")
-        kind = item.get("type", "message")
-        if kind == "message":
-            messages.append(_message(item, index))
-        elif kind == "function_call":
-            _add_call(messages, item, index)
-        elif kind == "function_call_output":
-            content = _text(item.get("output"), index)
-            call_id = _string(item, "call_id", index)
-            messages.append({"role": "tool", "content": content, "tool_call_id": call_id})
-        else:
-            raise PydanticCustomError(
-                "unsupported",
-                "item {index} has type {kind}; only message, function_call and "
-                "function_call_output are supported",
-                {"index": index, "kind": repr(kind)[:80]},
-            )
-    return messages
+    type: Literal["input_text", "text"]
+    text: str
+    prompt_cache_breakpoint: Schema | None = None
 
 
-def _message(item: Mapping[str, Any], index: int) -> dict[str, Any]:
-    role = item.get("role")
-    if role not in _ROLES:
-        raise _wrong(f"item {index}: role must be one of {', '.join(_ROLES)}")
-    return {"role": role, "content": _text(item.get("content"), index)}
+class OutputText(Body):
+    """A text of the model."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Schema] | None = None
+    logprobs: list[Schema] | None = None
 
 
-def _add_call(messages: list[dict[str, Any]], item: Mapping[str, Any], index: int) -> None:
-    name, arguments = _string(item, "name", index), _string(item, "arguments", index)
-    function = {"name": name, "arguments": arguments}
-    call = {"id": _string(item, "call_id", index), "type": "function", "function": function}
-    if not messages or messages[-1]["role"] != "assistant":
-        messages.append({"role": "assistant", "content": ""})
-    messages[-1].setdefault("tool_calls", []).append(call)
+Part = Annotated[InputText | OutputText, one_of(InputText, OutputText)]
+_PARTS = TypeAdapter(list[Part])
 
 
-def _text(content: object, index: int) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise _wrong(f"item {index}: its content must be a string or a list of text parts")
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str) or part.get("type") not in _TEXT_PARTS:
-            raise _wrong(f"item {index}: only parts of text are supported")
-        texts.append(text)
-    return "\n".join(texts)
-
-
-def _string(item: Mapping[str, Any], name: str, index: int) -> str:
-    value = item.get(name)
+def _join_parts(value: object) -> str:
+    """A string, or the texts of parts joined by newlines, as chat templates take strings."""
+    if isinstance(value, list):
+        return "\n".join(part.text for part in _PARTS.validate_python(value, strict=True))
     if not isinstance(value, str):
-        raise _wrong(f"item {index}: {name} must be a string")
+        raise PydanticCustomError("content_type", "must be a string or a list of text parts")
     return value
 
 
-def _wrong(reason: str) -> PydanticCustomError:
-    return PydanticCustomError("invalid_type", "{reason}", {"reason": reason})
+Content = Annotated[str, PlainValidator(_join_parts, json_schema_input_type=str | list[Part])]
+
+
+class InputMessage(Body):
+    """A message of anyone, an answer of this endpoint included."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    id: str | None = None
+    status: Status | None = None
+    phase: Literal["commentary", "final_answer"] | None = None
+
+
+class FunctionCall(Body):
+    """A call that the model made."""
+
+    type: Literal["function_call"]
+    call_id: CallId
+    name: Name
+    arguments: str
+    id: str | None = None
+    status: Status | None = None
+    created_by: str | None = None
+    caller: Annotated[None, only({"type": "direct"})] = None
+    async_: Annotated[None, only(False), Field(alias="async")] = None
+    namespace: Refused = None
+
+
+class FunctionCallOutput(Body):
+    """What a call led to."""
+
+    type: Literal["function_call_output"]
+    call_id: CallId
+    output: Content
+    name: Annotated[str, Field(max_length=64)] | None = None
+    id: str | None = None
+    status: Status | None = None
+    created_by: str | None = None
+    caller: Annotated[None, only({"type": "direct"})] = None
+    namespace: Refused = None
+
+
+Item = Annotated[
+    InputMessage | FunctionCall | FunctionCallOutput,
+    one_of(InputMessage, FunctionCall, FunctionCallOutput),
+]
+
+
+def _listed(value: object) -> object:
+    """A string is one message of the user."""
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise PydanticCustomError("input_type", "must be a string or a list of items")
+    return value
+
+
+Items = Annotated[list[Item], Field(min_length=1)]
+Input = Annotated[Items, BeforeValidator(_listed, json_schema_input_type=str | Items)]
+
+
+def chat_messages(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """The items as messages of a chat request, calls joined to the message before them."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        if isinstance(item, InputMessage):
+            messages.append({"role": item.role, "content": item.content})
+        elif isinstance(item, FunctionCall):
+            _add_call(messages, item)
+        else:
+            told = {"content": item.output, "tool_call_id": item.call_id, "name": item.name}
+            messages.append({"role": "tool", **told})
+    return messages
+
+
+def _add_call(messages: list[dict[str, Any]], item: FunctionCall) -> None:
+    function = {"name": item.name, "arguments": item.arguments}
+    call = {"id": item.call_id, "type": "function", "function": function}
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    messages[-1].setdefault("tool_calls", []).append(call)

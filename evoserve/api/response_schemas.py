@@ -1,24 +1,34 @@
 """Bodies of /v1/responses; what needs a memory of earlier answers is refused."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field
 
 from evoserve.api.field import MAX_TOKEN_ID, Body, ModelName, Refused, Schema, only
-from evoserve.api.response_items import INPUT_SCHEMA, parse_input
+from evoserve.api.response_items import Input
+from evoserve.api.response_kinds import one_of
 from evoserve.api.tools import FunctionName, ToolChoiceField
 
 LOGPROBS = "message.output_text.logprobs"
 
 
-class TextFormat(Body):
-    """Any text, any JSON object, or JSON of a schema."""
+class PlainFormat(Body):
+    """Any text, or any JSON object."""
 
-    type: Literal["text", "json_object", "json_schema"]
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(Body):
+    """JSON of a schema, in this endpoint's flat form."""
+
+    type: Literal["json_schema"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[Schema, Field(alias="schema")]
     description: str | None = None
-    schema_: Annotated[Schema | None, Field(alias="schema")] = None
     strict: bool | None = None
+
+
+TextFormat = Annotated[PlainFormat | SchemaFormat, one_of(PlainFormat, SchemaFormat)]
 
 
 class TextOptions(Body):
@@ -26,6 +36,22 @@ class TextOptions(Body):
 
     format: TextFormat | None = None
     verbosity: Annotated[None, only("medium")] = None
+
+
+class Reasoning(Body):
+    """How to think first: not at all."""
+
+    effort: Annotated[None, only("none")] = None
+    context: Annotated[None, only("auto")] = None
+    mode: Annotated[None, only("standard")] = None
+    summary: Refused = None
+    generate_summary: Refused = None
+
+
+class ResponseStreamOptions(Body):
+    """How to stream."""
+
+    include_obfuscation: Annotated[None, only(False)] = None
 
 
 class ResponseTool(Body):
@@ -42,9 +68,7 @@ class ResponsesBody(Body):
     """POST /v1/responses."""
 
     model: ModelName
-    input: Annotated[
-        list[dict[str, Any]], PlainValidator(parse_input), WithJsonSchema(INPUT_SCHEMA)
-    ]
+    input: Input
     instructions: str | None = None
     max_output_tokens: Annotated[int | None, Field(ge=1, le=MAX_TOKEN_ID)] = None
     temperature: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
@@ -66,8 +90,8 @@ class ResponsesBody(Body):
     truncation: Annotated[None, only("disabled")] = None
     background: Annotated[None, only(False)] = None
     store: Annotated[None, only(False)] = None
-    stream_options: Annotated[None, only({"include_obfuscation": False})] = None
-    reasoning: Annotated[None, only({"effort": "none"}, {})] = None
+    stream_options: ResponseStreamOptions | None = None
+    reasoning: Reasoning | None = None
     access_programs: Refused = None
     background_options: Refused = None
     image: Refused = None

@@ -4,45 +4,43 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 
 from evoserve.api.chat import prepare_chat
 from evoserve.api.choice import Call
-from evoserve.api.errors import invalid_body
 from evoserve.api.generate import Generation
 from evoserve.api.registry import ServedRecipe
+from evoserve.api.response_errors import own_words
 from evoserve.api.response_events import Story, response_events
-from evoserve.api.response_schemas import LOGPROBS, ResponsesBody, ResponseTool, TextFormat
+from evoserve.api.response_items import chat_messages
+from evoserve.api.response_schemas import (
+    LOGPROBS,
+    PlainFormat,
+    ResponsesBody,
+    ResponseTool,
+    TextFormat,
+)
 from evoserve.api.schemas import ChatBody
 from evoserve.api.service import service_of
 from evoserve.api.stream import CLIENT_CLOSED_REQUEST, EventStream, collect
 from evoserve.api.tools import ToolChoice
-from evoserve.errors import RequestError
-
-_PARAMS = {"messages": "input", "max_tokens": "max_output_tokens", "response_format": "text.format"}
 
 
 async def prepare_response(request: Request, body: ResponsesBody, served: ServedRecipe) -> Call:
     """Check, render and tokenize a request. Raises RequestError, its field named as in the body."""
-    try:
-        chat = ChatBody.model_validate(_chat_fields(body))
+    chat = ChatBody.model_validate(_chat_fields(body))
+    with own_words():
         return await prepare_chat(service_of(request), chat, served)
-    except ValidationError as error:
-        refusal = invalid_body(error)
-    except RequestError as error:
-        refusal = error
-    refusal.param = _param(refusal.param)
-    raise refusal
 
 
 async def respond_response(request: Request, call: Call, body: ResponsesBody) -> Response:
     """Run the call and answer it, streamed or whole. Raises what `Generation` raises."""
     headers = {"x-evoserve-recipe": call.served.model_id}
-    generation = Generation(service_of(request), call)
     story = Story(call, _envelope(call, body))
-    if body.stream:
-        return EventStream(response_events(generation, story), generation.close, headers)
-    pieces = await collect(request, generation)
+    with own_words():
+        generation = Generation(service_of(request), call)
+        if body.stream:
+            return EventStream(response_events(generation, story), generation.close, headers)
+        pieces = await collect(request, generation)
     if pieces is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     (piece,) = pieces
@@ -52,7 +50,7 @@ async def respond_response(request: Request, call: Call, body: ResponsesBody) ->
 
 
 def _chat_fields(body: ResponsesBody) -> dict[str, Any]:
-    messages = list(body.input)
+    messages = chat_messages(body.input)
     if body.instructions is not None:
         messages.insert(0, {"role": "developer", "content": body.instructions})
     has_logprobs = LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
@@ -73,10 +71,10 @@ def _chat_fields(body: ResponsesBody) -> dict[str, Any]:
 
 
 def _response_format(text: TextFormat) -> dict[str, Any]:
-    if text.type != "json_schema":
+    if isinstance(text, PlainFormat):
         return {"type": text.type}
-    schema = {"name": text.name or "response", "schema": text.schema_, "strict": text.strict}
-    return {"type": "json_schema", "json_schema": schema}
+    schema = text.model_dump(by_alias=True, exclude={"type"})
+    return {"type": text.type, "json_schema": schema}
 
 
 def _tool(tool: ResponseTool) -> dict[str, Any]:
@@ -118,13 +116,3 @@ def _envelope(call: Call, body: ResponsesBody) -> dict[str, Any]:
 
 def _told_choice(choice: ToolChoice) -> str | dict[str, Any]:
     return choice.mode if choice.name is None else {"type": "function", "name": choice.name}
-
-
-def _param(param: str | None) -> str | None:
-    """The field of this endpoint's body that became the chat request's `param`."""
-    root = (param or "").partition(".")[0]
-    if root.startswith("messages"):
-        root = "messages"
-    if root in _PARAMS:
-        return _PARAMS[root]
-    return None if param is None else param.replace(".function.", ".")

@@ -4,24 +4,27 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from evoserve.engine.protocol import ModelInfo
-from evoserve.errors import RequestError, UnknownModel
+from evoserve.errors import ContextLengthError, RequestError, UnknownModel
 from evoserve.manifest.parts import GenerationSpec
 from evoserve.sources.digest import SIDE_FILES
 from evoserve.sources.recipe import Recipe
 from evoserve.sources.vocabulary import Vocabulary, resolve_vocabulary
-from evoserve.tokenizer import TOKENIZER_FILES, Tokenizer
+from evoserve.tokenizer import LONG_TEXT_CHARS, TOKENIZER_FILES, Tokenizer
 
-LONG_TEXT_CHARS = 20_000  # tokenizing more takes milliseconds that the event loop must not wait
+MAX_LONG_TEXTS = 2  # tokenized at once; each takes a core from the engine
 
 
 @dataclass(frozen=True)
 class ServedRecipe:
-    """What the API needs of a loaded recipe; `created` is in seconds since 1970."""
+    """What the API needs of a loaded recipe; `created` is in seconds since 1970.
+
+    turns: taken for every long text that is tokenized.
+    """
 
     model_id: str
     tokenizer: Tokenizer
@@ -29,26 +32,52 @@ class ServedRecipe:
     generation: GenerationSpec
     max_model_len: int
     created: int
+    turns: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(MAX_LONG_TEXTS), compare=False, repr=False
+    )
 
     @property
     def fingerprint(self) -> str:
         """OpenAI's system_fingerprint: the first twelve digits of the recipe's digest."""
         return "fp_" + self.model_id.rpartition("@")[2]
 
-    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`; a long one is tokenized in a thread. Raises RequestError."""
+    async def encode(
+        self, text: str, *, add_special_tokens: bool = True, param: str = "prompt"
+    ) -> list[int]:
+        """Token ids of `text`; a long one is tokenized in a thread when it is its turn.
+
+        Raises RequestError, and ContextLengthError that names `param` for a text that cannot fit
+        the context whatever its tokens are: it is not tokenized.
+        """
         if len(text) <= LONG_TEXT_CHARS:
             return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+        self._check_bytes(text, param)
+        async with self.turns:
+            return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+    def _check_bytes(self, text: str, param: str) -> None:
+        longest = self.tokenizer.max_bytes_per_token
+        if longest is None:
+            return
+        num_bytes = len(text.encode(errors="surrogatepass"))
+        num_tokens = -(-num_bytes // longest)
+        if num_tokens > self.max_model_len:
+            raise ContextLengthError(
+                f"This model's maximum context length is {self.max_model_len} tokens, but the "
+                f"{num_bytes} bytes of '{param}' are {num_tokens} tokens at least; reduce them.",
+                param=param,
+            )
 
 
 class Tokenizers:
     """Tokenizers in use, by the files they were read from: recipes over equal files share one.
 
     Parsing one holds the interpreter for tenths of a second, in which no stream goes on.
+    turns: of the long texts that these tokenizers are given.
     """
 
     def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(MAX_LONG_TEXTS)
         self._known: WeakValueDictionary[object, Tokenizer] = WeakValueDictionary()
 
     def load(self, vocabulary: Vocabulary) -> Tokenizer:
@@ -66,13 +95,15 @@ def describe(recipe: Recipe, info: ModelInfo, tokenizers: Tokenizers | None = No
     tokenizers: those that may be shared. Raises SourceError and IncompatibleSources for tokenizers
     that cannot be had.
     """
+    shared = tokenizers or Tokenizers()
     return ServedRecipe(
         model_id=info.model_id,
-        tokenizer=(tokenizers or Tokenizers()).load(resolve_vocabulary(recipe)),
+        tokenizer=shared.load(resolve_vocabulary(recipe)),
         chat_template=recipe.manifest.chat_template,
         generation=recipe.manifest.generation,
         max_model_len=info.max_model_len,
         created=int(time.time()),
+        turns=shared.turns,
     )
 
 

@@ -157,6 +157,8 @@ def test_every_route_is_in_the_document_with_its_errors(document) -> None:
     paths = document.raw_schema["paths"]
     for route in routes:
         assert isinstance(route, APIRoute)
+        if route.methods == {"HEAD"}:  # of a GET, and without anything of its own
+            continue
         for method in route.methods:
             told = paths[route.path_format][method.lower()]
             assert told["responses"]["500"]["content"].keys() == {"application/json"}

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,24 @@ def test_deltas_add_up_to_the_decoded_text(kind: str, data: st.DataObject) -> No
         text += stream.push(token_id)
         assert tokenizer.decode(ids, skip_special_tokens=skip).startswith(text), count
     assert text + stream.flush() == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+MINIS = [Path(__file__).parents[2] / "models/mini" / name for name in ("base", "ja", "math")]
+_SPELLED = st.sampled_from(
+    [*SPECIALS, "<|end|>", "tool call", " ", "\n", "1", "é", "e\u0301", "日本"]
+)
+
+
+@pytest.mark.parametrize("tokenizer", [*KINDS.values(), *map(load_tokenizer, MINIS)])
+@settings(max_examples=80, deadline=None)
+@given(parts=st.lists(_SPELLED | st.text(max_size=8), max_size=12), has_specials=st.booleans())
+def test_long_texts_have_the_ids_of_short_ones(
+    tokenizer: Tokenizer, parts: list[str], has_specials: bool
+) -> None:
+    text = "".join(parts)
+    ids = tokenizer.encode(text, has_specials)
+    with mock.patch("evoserve.tokenizer.LONG_TEXT_CHARS", -1):
+        assert tokenizer.encode(text, has_specials) == ids
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
