@@ -35,11 +35,15 @@ async def read_body(request: Request, kind: type[_Body]) -> _Body:
 
 
 async def read_raw(request: Request, allowed: Collection[str]) -> bytearray:
-    """The body's bytes. Raises HTTPException 413 if they are too many, 415 for another type."""
+    """The body's bytes. Raises HTTPException 413 for too many, 415 for another type or encoding."""
     limit = service_of(request).settings.max_body_bytes
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media not in allowed:
         raise HTTPException(415, f"Content-Type '{media:.80}' must be {' or '.join(allowed)}.")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        message = f"Content-Encoding '{encoding:.80}' is not read; send the body as it is."
+        raise HTTPException(415, message, headers={"Accept-Encoding": "identity"})
     declared = request.headers.get("content-length", "")
     raw = bytearray()
     if not (declared.isdecimal() and int(declared) > limit):

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from evoserve.api.schemas import ErrorAnswer
 from evoserve.errors import (
@@ -58,7 +59,7 @@ def error_answer(error: Exception) -> ErrorAnswer:
     if isinstance(error, RequestError):
         return _answer(str(error), kind, error.param, error.code)
     if isinstance(error, ManifestError):
-        return _answer(f"The manifest {error}", kind, error.where or None, "invalid_manifest")
+        return _answer(f"Invalid manifest: {error}", kind, error.where or None, "invalid_manifest")
     if isinstance(error, InputError):
         return _answer(str(error), kind, None, "conflict" if status == 409 else None)
     if isinstance(error, CapacityError):
@@ -76,9 +77,12 @@ async def answer_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         headers.update(error.headers or {})
         if error.status_code in (404, 405):
-            error = HTTPException(status, f"{error.detail}: {request.method} {request.url.path}")
+            path = request.scope["path"]
+            error = HTTPException(status, f"{error.detail}: {request.method} {path:.200}")
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
     if status == 503:
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(_retry_after_s(error))
     if isinstance(error, RateLimited):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     return JSONResponse(error_answer(error), status, headers)
@@ -105,6 +109,18 @@ def invalid_body(error: ValidationError) -> RequestError:
     if kind == "extra_forbidden":
         return RequestError(f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
     return RequestError(_complaint(param, first), param=param, code=_code(kind))
+
+
+def _retry_after_s(error: Exception) -> int:
+    known = error.retry_after_s if isinstance(error, CapacityError) else None
+    return RETRY_AFTER_S if known is None else max(RETRY_AFTER_S, math.ceil(known))
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Of all routes that lead to the path; Starlette names those of the first one only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
 
 
 def _complaint(param: str, detail: ErrorDetails) -> str:

@@ -6,7 +6,9 @@ import logging
 import os
 import time
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from evoserve.errors import ConfigError
@@ -17,11 +19,19 @@ MAX_FILE_BYTES = 2**20
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Content:
+    """What a file held when its stamp was taken."""
+
+    stamp: tuple[int, ...]
+    names: Mapping[bytes, str]
+
+
 class Keyring:
     """Names of keys by the SHA-256 of the key.
 
-    The file has a key on each line, or `name:key`; empty lines and those that begin with `#` are
-    passed over. A nameless key is called by the first digits of its hash.
+    The file has a key on each line, or `name:key`, split at the first colon; empty lines and those
+    that begin with `#` are passed over. A nameless key is called by the first digits of its hash.
     """
 
     def __init__(
@@ -39,50 +49,73 @@ class Keyring:
         self._fixed = {} if key is None else {_digest(key.encode()): name}
         self._file = file
         self._clock = clock
-        self._stamp: tuple[int, ...] | None = None
-        self._from_file: Mapping[bytes, str] = {}
         self._checked_s = clock()
-        if file is not None:
-            self._stamp = _stamp(file)
-            self._from_file = read_key_file(file)
-            if not self._from_file:
-                raise ConfigError(f"key file {file} holds no key")
+        self._content = _Content((), {}) if file is None else _read(file)
+        self._others: tuple[Keyring, ...] = ()
+        self._told: set[str] = set()
 
     @property
     def is_open(self) -> bool:
         """Is no key configured, so that none is asked for?"""
         return self._file is None and not self._fixed
 
+    def keep_apart(self, other: "Keyring") -> None:
+        """No key is to be in both: files that would make it so are not followed.
+
+        Raises ConfigError if one is in both already.
+        """
+        _check_apart([self._names(self._content), other._names(other._content)])
+        self._others, other._others = (other,), (self,)
+
     def find(self, given: bytes) -> str | None:
         """The name of a key, None if it is none; the time does not tell how close it was."""
-        self._reload()
+        self._follow()
         digest, found = _digest(given), None
-        for keys in (self._fixed, self._from_file):
+        for keys in (self._fixed, self._content.names):
             for known, name in keys.items():
                 if hmac.compare_digest(known, digest):
                     found = name
         return found
 
-    def _reload(self) -> None:
-        """Follow the file; while it is away or wrong, the last keys stay."""
+    def _follow(self) -> None:
+        """Follow the files; the last keys stay while one is away or wrong, or both share a key."""
         now = self._clock()
-        if self._file is None or now - self._checked_s < CHECK_S:
+        if now - self._checked_s < CHECK_S:
             return
-        self._checked_s = now
+        rings, errors = (self, *self._others), set[str]()
+        contents = [ring._latest(errors) for ring in rings]
         try:
-            stamp = _stamp(self._file)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._from_file = read_key_file(self._file)
+            _check_apart([ring._names(new) for ring, new in zip(rings, contents, strict=True)])
         except ConfigError as error:
-            _LOG.error("the last keys stay in use: %s", error)
-        else:
-            _LOG.info("key file read again: %d keys", len(self._from_file))
+            errors.add(str(error))
+            contents = [ring._content for ring in rings]
+        for text in sorted(errors - self._told):
+            _LOG.error("the last keys stay in use: %s", text)
+        for ring, content in zip(rings, contents, strict=True):
+            ring._checked_s, ring._told = now, errors
+            ring._take(content)
+
+    def _latest(self, errors: set[str]) -> _Content:
+        """The file as it is now; what is held, if it has not changed or cannot be used."""
+        try:
+            if self._file is None or _stamp(self._file) == self._content.stamp:
+                return self._content
+            return _read(self._file)
+        except ConfigError as error:
+            errors.add(str(error))
+            return self._content
+
+    def _take(self, content: _Content) -> None:
+        if content is not self._content:
+            self._content = content
+            _LOG.info("key file read again: %d keys", len(content.names))
+
+    def _names(self, content: _Content) -> dict[bytes, str]:
+        return {**self._fixed, **content.names}
 
 
 def read_key_file(file: Path) -> dict[bytes, str]:
-    """Names by hash. Raises ConfigError, which never repeats what a line says."""
+    """Names by hash, at least one. Raises ConfigError, which never repeats what a line says."""
     try:
         with file.open("rb") as opened:
             raw = opened.read(MAX_FILE_BYTES + 1)
@@ -95,12 +128,29 @@ def read_key_file(file: Path) -> dict[bytes, str]:
         stripped = line.strip()
         if not stripped or stripped.startswith(b"#"):
             continue
-        name, separator, key = stripped.rpartition(b":")
-        if not key or (separator and not name):
+        name, separator, key = stripped.partition(b":")
+        if not separator:
+            name, key = b"", stripped
+        elif not name.strip() or not key:
             raise ConfigError(f"key file {file}, line {number}: must be KEY or NAME:KEY")
         digest = _digest(key.strip())
         keys[digest] = name.decode("utf-8", "replace").strip() or f"key-{digest.hex()[:8]}"
+    if not keys:
+        raise ConfigError(f"key file {file} holds no key")
     return keys
+
+
+def _read(file: Path) -> _Content:
+    """The stamp is the older of the two, so that a change in between is seen the next time."""
+    return _Content(_stamp(file), read_key_file(file))
+
+
+def _check_apart(rings: Sequence[Mapping[bytes, str]]) -> None:
+    """Raises ConfigError, which tells names only, for a key that is in two of them."""
+    for one, other in combinations(rings, 2):
+        for digest in one.keys() & other.keys():
+            names = " and ".join(sorted(f"'{each[digest]}'" for each in (one, other)))
+            raise ConfigError(f"an API key and an admin key are the same: {names}")
 
 
 def _digest(key: bytes) -> bytes:
@@ -112,4 +162,4 @@ def _stamp(file: Path) -> tuple[int, ...]:
         found = os.stat(file)
     except OSError as error:
         raise ConfigError(f"key file {file}: {error.strerror or error}") from None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -1,13 +1,16 @@
 """Who may ask: the key of the models, and the other one, of those who change what is served."""
 
 import ipaddress
-from urllib.parse import urlsplit
+import re
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from evoserve.api.record import current_record
 from evoserve.api.service import service_of
+
+# A Host header: a name or an address, and perhaps a port; browsers send nothing else.
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 
 
 async def check_key(request: Request) -> None:
@@ -67,12 +70,15 @@ def is_loopback(host: str) -> bool:
 
 def _check_local(request: Request) -> None:
     """Browsers name the page's origin and the host they were told; foreign ones are refused."""
-    host = request.headers.get("host", "")
-    origin = request.headers.get("origin")
-    if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+    host = ",".join(request.headers.getlist("host"))
+    found = _HOST.fullmatch(host)
+    if found is None or not is_loopback(found[1].lower()):
         raise HTTPException(403, f"Host '{host:.80}' is not this machine; set an admin key.")
-    if origin is not None and urlsplit(origin).netloc != host:
-        raise HTTPException(403, f"Origin '{origin:.80}' may not manage recipes; set an admin key.")
+    for origin in request.headers.getlist("origin"):
+        if origin not in (f"http://{host}", f"https://{host}"):
+            raise HTTPException(
+                403, f"Origin '{origin:.80}' may not manage recipes; set an admin key."
+            )
 
 
 def _bearer(request: Request) -> bytes:

@@ -3,15 +3,21 @@
 An extra (`otel`); nothing of it is imported unless traces are configured.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from evoserve import __version__
+from evoserve.api.logs import PROBES
 from evoserve.api.record import RequestRecord, Timing, Trace
 from evoserve.config import Settings
 from evoserve.errors import ConfigError
 
+CLOSE_S = 3.0  # for the last spans; a collector that is away must not hold up the exit
+
+_LOG = logging.getLogger(__name__)
 _NS = 1_000_000_000
 
 
@@ -40,8 +46,15 @@ class Tracing:
         return _RequestTrace(self._tracer, span)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left, as far as that takes no longer than CLOSE_S.
+
+        The SDK's own limit is 30 s; its thread is left behind, as a daemon.
+        """
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(CLOSE_S)
+        if sending.is_alive():
+            _LOG.warning("the last spans were not sent within %g s", CLOSE_S)
 
 
 class _RequestTrace:
@@ -68,9 +81,11 @@ class _RequestTrace:
             self._child(name, timing.submitted + start_s, timing.submitted + end_s, attributes)
 
     def end(self, record: RequestRecord, method: str, status: int) -> None:
-        """Name the span by method and route, and close it."""
+        """Name the span by method and route, and close it; a probe's stays open, so is not sent."""
         from opentelemetry.trace import StatusCode
 
+        if record.route in PROBES:
+            return
         self._span.update_name(f"{method} {record.route}")
         self._span.set_attributes(
             {

@@ -43,7 +43,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelStats:
-    """Load of one recipe now."""
+    """Load of one recipe now; preemptions since it was loaded."""
 
     model_id: str
     num_running: int
@@ -51,6 +51,7 @@ class ModelStats:
     num_blocks: int
     num_free_blocks: int
     num_cached_blocks: int
+    num_preemptions: int
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class RecipeRuntime:
             num_blocks=blocks.num_blocks,
             num_free_blocks=blocks.num_free,
             num_cached_blocks=blocks.num_cached,
+            num_preemptions=self.scheduler.num_preemptions,
         )
 
 

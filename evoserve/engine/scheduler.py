@@ -48,6 +48,7 @@ class Scheduler:
         """Nothing waits or runs. `counters` may be shared with other recipes' schedulers."""
         self.blocks = blocks
         self.max_num_seqs = min(max_num_seqs, max_num_batched_tokens)
+        self.num_preemptions = 0
         self._max_num_batched_tokens = max_num_batched_tokens
         self._counters = counters
         self._sequences: dict[int, Generation] = {}
@@ -77,9 +78,9 @@ class Scheduler:
     def schedule(self) -> tuple[Chunk, ...]:
         """The chunks of the next forward pass, those of one token first."""
         plan: dict[Generation, int] = {}
-        num_preemptions = self._counters.num_preemptions
+        num_preemptions = self.num_preemptions
         self._plan_running(plan)
-        if self._counters.num_preemptions == num_preemptions:
+        if self.num_preemptions == num_preemptions:
             self._admit(plan)
         chunks = [Chunk(seq, seq.num_computed_tokens, number) for seq, number in plan.items()]
         return tuple(sorted(chunks, key=lambda chunk: chunk.num_tokens > 1))
@@ -142,6 +143,7 @@ class Scheduler:
         victim.num_computed_tokens = 0
         victim.status = Status.WAITING
         self._waiting.appendleft(victim)
+        self.num_preemptions += 1
         self._counters.num_preemptions += 1
 
     def _admit(self, plan: dict[Generation, int]) -> None:

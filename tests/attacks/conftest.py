@@ -1,6 +1,8 @@
-"""One server for all attacks; when they are over it must be as it was before them."""
+"""Servers for all attacks; when they are over, each must be as it was before them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +22,21 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "max_body_bytes": 65536,
         "kv_cache_bytes": 2**21,
         "load_timeout_s": 5,
-        "log_format": "json",
     }
-    folder = tmp_path_factory.mktemp("attacked")
-    with spawn_server(folder, **limits) as found:
+    with _attacked(tmp_path_factory.mktemp("attacked"), **limits) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Without any key: on loopback, whoever is on this machine may change what is served."""
+    with _attacked(tmp_path_factory.mktemp("keyless")) as found:
+        yield found
+
+
+@contextmanager
+def _attacked(folder: Path, **settings: object) -> Iterator[Target]:
+    with spawn_server(folder, log_format="json", **settings) as found:
         found.check_alive()
         before = found.rss_bytes()
         yield found

@@ -10,6 +10,7 @@ from evoserve.api.app import create_app
 from evoserve.api.keys import is_loopback
 from evoserve.config import Settings
 from evoserve.engine.protocol import FinishReason, GenerationRequest, TokenEvent
+from evoserve.errors import ConfigError
 
 LOCAL = "http://127.0.0.1:8000"
 ROUTES = [
@@ -100,6 +101,52 @@ def test_on_loopback_only_this_machine_and_its_own_page_may(
     assert answer.status_code == status
     if status != 200:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[", "[::1", "::1", "x]", "[zz]", "[::1]x", "evil@127.0.0.1", "127.0.0.1@evil",
+        "127.0.0.1#", "127.0.0.1:abc", "127.0.0.1:", "127.0.0.1:999999", "127.0.0.1/",
+        "127.0.0.1, 127.0.0.1", "127.0.0.1 ", "127.0.0.1.", "localhost.", "2130706433", "a\xff", "",
+    ],
+)  # fmt: skip
+def test_a_host_that_is_no_name_or_address_with_a_port_is_refused(make_client, host: str) -> None:
+    answer = make_client().get("/v1/recipes", headers={"Host": host.encode("latin-1")})
+    assert answer.status_code == 403
+    assert "set an admin key" in answer.json()["error"]["message"]
+    answer = make_client().get("/nowhere", headers={"Host": host.encode("latin-1")})
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "LOCALHOST", "localhost:1", "[::1]", "[::1]:65535"])
+def test_a_host_with_or_without_a_port_may_be_this_machine(make_client, host: str) -> None:
+    assert make_client().get("/v1/recipes", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "[", "http://[", "http://[::1", "", "127.0.0.1:8000", "ftp://127.0.0.1:8000", LOCAL + "/",
+        "http://evil@127.0.0.1:8000", LOCAL + "#", "http://127.0.0.1",
+    ],
+)  # fmt: skip
+def test_an_origin_that_is_not_the_servers_own_is_refused(make_client, origin: str) -> None:
+    assert make_client().get("/v1/recipes", headers={"Origin": origin}).status_code == 403
+
+
+def test_a_second_host_or_origin_is_not_passed_over(make_client) -> None:
+    for name, good, bad in (("Host", "127.0.0.1:8000", "evil"), ("Origin", LOCAL, "http://evil")):
+        answer = make_client().get("/v1/recipes", headers=[(name, good), (name, bad)])
+        assert answer.status_code == 403
+
+
+def test_one_key_for_users_and_admins_is_a_config_error(make_client, tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    file.write_text("ann:both\n")
+    for given in ({"api_key": "both"}, {"api_key_file": file}):
+        with pytest.raises(ConfigError, match="admin key"):
+            make_client(admin_key="both", **given)
 
 
 def test_on_loopback_an_api_key_guards_them_too(make_client) -> None:

@@ -1,4 +1,4 @@
-"""Bodies that cost more to check than to send are refused before they are checked."""
+"""Bodies that cost more to check than to send, or are encoded, are refused unchecked."""
 
 import json
 from collections.abc import AsyncIterator
@@ -51,3 +51,16 @@ def test_long_prompts_of_text_and_of_tokens_are_not_refused_here(client) -> None
         body = {"model": "toy", "prompt": prompt, "max_tokens": 1}
         answer = client.post("/v1/completions", json=body)
         assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", ""])
+def test_an_encoded_body_is_refused_by_its_encoding(client, encoding: str) -> None:
+    answer = client.post(CHAT, content=b"{}", headers={**JSON, "Content-Encoding": encoding})
+    assert answer.status_code == 415
+    assert f"Content-Encoding '{encoding}'" in answer.json()["error"]["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_a_body_that_says_it_is_as_it_is_is_read(client) -> None:
+    answer = client.post(CHAT, content=b"{}", headers={**JSON, "Content-Encoding": "Identity"})
+    assert answer.status_code == 400
