@@ -59,10 +59,15 @@ class Target:
     def answers_by_status(self) -> dict[str, float]:
         found: dict[str, float] = {}
         for name, value in self.metrics().items():
-            if name.startswith("evoserve:http_requests_total"):
+            if value and name.startswith("evoserve:http_requests_total"):
                 status = re.search(r'status="(\d+)"', name)[1]
                 found[status] = found.get(status, 0) + value
         return found
+
+    def num_sequences(self) -> float:
+        """Those that run or wait."""
+        held = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+        return sum(value for name, value in self.metrics().items() if name.startswith(held))
 
     def wait_whole(self) -> None:
         """Until nothing runs or waits and every block is free."""

@@ -1,10 +1,11 @@
 """The application: settings, an engine and a registry made into one ASGI callable."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import cache, partial
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -16,6 +17,7 @@ from evoserve.api.errors import answer_error
 from evoserve.api.front import Front
 from evoserve.api.keyring import Keyring
 from evoserve.api.limits import RateLimits
+from evoserve.api.logs import PROBES
 from evoserve.api.metrics import Metrics
 from evoserve.api.recipes import recipes
 from evoserve.api.registry import Registry
@@ -50,7 +52,7 @@ def create_app(
     """The HTTP API over `engine`, which is closed when the application shuts down.
 
     lifecycle: what manages `registry`; None is one that remembers nothing. drain: told when to
-    stop. Raises ConfigError for a key file or trace target that is wrong.
+    stop. Raises ConfigError for keys or a trace target that are wrong.
     """
     stopping = drain or Drain()
     managed = Lifecycle(settings, engine, registry) if lifecycle is None else lifecycle
@@ -76,6 +78,8 @@ def create_app(
     app.openapi = cache(partial(build_document, app))  # type: ignore[method-assign]
     for router in (openai, recipes, aliases, public):
         app.include_router(router)
+    service.metrics.http.expect(_work(app))
+    service.metrics.watch(lambda: service.status() == "ready")
     for kind in (EvoServeError, HTTPException):
         app.add_exception_handler(kind, answer_error)
     if settings.cors_origins:
@@ -90,10 +94,20 @@ def create_app(
     return app
 
 
+def _work(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """(pattern, method) of every route but the probes."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.path not in PROBES:
+            yield from ((route.path, method) for method in sorted(route.methods))
+
+
 def _build_service(
     settings: Settings, engine: Engine, registry: Registry, lifecycle: Lifecycle, drain: Drain
 ) -> Service:
     rates = RateLimits(settings.requests_per_minute, settings.tokens_per_minute)
+    keys = Keyring(settings.api_key, settings.api_key_file)
+    admin_keys = Keyring(settings.admin_key, settings.admin_key_file, name="admin")
+    keys.keep_apart(admin_keys)
     return Service(
         settings,
         engine,
@@ -101,8 +115,9 @@ def _build_service(
         Metrics(engine, lifecycle, rates),
         drain.has_begun,
         lifecycle,
-        Keyring(settings.api_key, settings.api_key_file),
-        Keyring(settings.admin_key, settings.admin_key_file, name="admin"),
+        keys,
+        admin_keys,
         rates,
         build_tracing(settings),
+        drain,
     )

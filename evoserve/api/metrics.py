@@ -1,8 +1,8 @@
 """Prometheus metrics of one server; those of sequences are in `sequence_metrics`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from evoserve.api.limits import RateLimits
@@ -28,11 +28,17 @@ class Metrics:
         self.sequences = SequenceMetrics(self._registry)
         self.http = HttpMetrics(self._registry)
         self._registry.register(_EngineGauges(engine))
+        ProcessCollector(registry=self._registry)
         if lifecycle is not None:
             BuildMetrics(self._registry, lifecycle)
             self._registry.register(RecipeGauges(lifecycle))
         if rates is not None:
             self._registry.register(RateGauges(rates))
+
+    def watch(self, is_ready: Callable[[], bool]) -> None:
+        """Export what `is_ready` says whenever it is scraped; call this once."""
+        ready = Gauge("evoserve:ready", "1 while /ready is 200.", registry=self._registry)
+        ready.set_function(is_ready)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes, without the series of recipes that were deleted."""
@@ -57,14 +63,16 @@ class _EngineGauges:
         running = _gauge("vllm:num_requests_running", "Sequences in the running batch.")
         waiting = _gauge("vllm:num_requests_waiting", "Sequences waiting for a place.")
         usage = _gauge("vllm:kv_cache_usage_perc", "KV cache blocks in use; 1 is all of them.")
+        preempted = CounterMetricFamily(
+            "vllm:num_preemptions", "Sequences preempted.", labels=["model_name"]
+        )
         for model in stats.models:
             running.add_metric([model.model_id], model.num_running)
             waiting.add_metric([model.model_id], model.num_waiting)
             usage.add_metric([model.model_id], _usage(model))
+            preempted.add_metric([model.model_id], model.num_preemptions)
         weights = GaugeMetricFamily("evoserve:weight_bytes", "Weights held, shared ones once.")
         weights.add_metric([], stats.weight_bytes)
-        preempted = CounterMetricFamily("evoserve:num_preemptions", "Sequences preempted.")
-        preempted.add_metric([], stats.num_preemptions)
         return [running, waiting, usage, weights, preempted]
 
 

@@ -14,6 +14,7 @@ from evoserve.lifecycle.store import Action
 
 _ROUTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 600)
 _BUILD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_FAILURES = ("500", "503")
 _OUTCOMES = {"ready": "ready", "failed": "failed", "registered": "refused"}
 
 
@@ -35,6 +36,15 @@ class HttpMetrics:
             buckets=_ROUTE_BUCKETS,
             registry=registry,
         )
+
+    def expect(self, routes: Iterable[tuple[str, str]]) -> None:
+        """Failures of these (pattern, method) begin at 0.
+
+        `increase` does not count what a series begins with, and would miss the first burst.
+        """
+        for route, method in routes:
+            for status in _FAILURES:
+                self._requests.labels(route, method, status)
 
     def count(self, route: str, method: str, status: int, elapsed_s: float) -> None:
         """An answer has been sent, or the client has left (499)."""

@@ -17,7 +17,8 @@ from tests.attack_lab import Target, spawn_server
 DASHBOARD = read_dashboard()
 PANELS = DASHBOARD["panels"]
 UNITS = {"short", "percentunit", "s", "bytes", "reqps"}
-VARIABLES = {"$model": ".*", "$__rate_interval": "1m"}  # four scrapes, as Grafana computes it
+# Grafana takes four scrapes for the interval.
+VARIABLES = {"$instance": "127.*", "$model": ".*", "$__rate_interval": "1m"}
 ENDED = "vllm:request_success_total"
 PROMPT = "1 + 1 = 2. " * 8
 SENT = 6
@@ -79,12 +80,18 @@ def test_every_panel_draws(observed: Observed, panel: str, expression: str) -> N
     assert any(map(math.isfinite, found.values())), found
 
 
-def test_the_variable_lists_the_recipes(observed: Observed) -> None:
-    (variable,) = DASHBOARD["templating"]["list"]
-    assert variable["query"]["query"] == variable["definition"]
-    metric, label = re.fullmatch(r"label_values\((\S+), (\w+)\)", variable["definition"]).groups()
-    values = observed.prometheus.get(f"label/{label}/values", **{"match[]": metric})
-    assert {value.split("@")[0] for value in values} == {"mini-dfs", "mini-ties"}
+def test_the_variables_list_the_servers_and_their_recipes(observed: Observed) -> None:
+    found = {}
+    for variable in DASHBOARD["templating"]["list"]:
+        query = variable["definition"]
+        assert variable["query"]["query"] == query
+        assert variable["multi"] is variable["includeAll"] is True
+        series, label = re.fullmatch(r"label_values\((\S+), (\w+)\)", query).groups()
+        match = {"match[]": substituted(series)}
+        found[variable["name"]] = observed.prometheus.get(f"label/{label}/values", **match)
+    recipes = {value.split("@")[0] for value in found.pop("model")}
+    assert recipes == {"mini-dfs", "mini-ties"}
+    assert found == {"instance": [f"127.0.0.1:{observed.server.port}"]}
 
 
 def test_what_is_drawn_is_what_was_done(observed: Observed) -> None:
@@ -101,6 +108,9 @@ def test_what_alerts_count_begins_at_zero(observed: Observed) -> None:
     assert list(errors.values()) == [0, 0]
     failed = observed.prometheus.query('evoserve:builds_total{outcome="failed"}')
     assert list(failed.values()) == [0]
+    answers = observed.prometheus.query('evoserve:http_requests_total{status=~"5.."}')
+    assert len(answers) > 20
+    assert set(answers.values()) == {0}
 
 
 def test_no_alert_fires_at_a_server_that_is_well(observed: Observed) -> None:
@@ -125,6 +135,30 @@ def test_the_server_exports_every_metric_that_is_asked_for(observed: Observed) -
 def test_the_metric_endpoint_names_a_format_that_prometheus_3_takes(observed: Observed) -> None:
     answer = httpx.get(f"{observed.server.url}/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
+
+
+def test_every_series_is_chosen_by_server_and_by_recipe_where_it_has_one(
+    observed: Observed,
+) -> None:
+    by_recipe = {
+        re.split(r"[{ ]", name)[0] for name in observed.server.metrics() if "model_name=" in name
+    }
+    for panel, expression in panel_queries():
+        chosen = re.findall(r"([a-z]+:?\w+)\{(.*?)\}", expression)
+        assert {name for name, _ in chosen} == metric_names(expression), panel
+        for name, labels in chosen:
+            assert 'instance=~"$instance"' in labels, panel
+            assert ('model_name=~"$model"' in labels) == (name in by_recipe), panel
+
+
+def test_legends_tell_apart_what_is_not_summed() -> None:
+    for panel in PANELS:
+        for target in panel["targets"]:
+            summed = re.search(r"\bby \((.*?)\)", target["expr"])
+            labels = set(re.findall(r"\w+", summed[1])) if summed else {"instance"}
+            shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert labels - {"le"} <= shown, panel["title"]
+            assert shown <= labels | ({"model_name"} if summed is None else set()), panel["title"]
 
 
 def test_queries_are_taken_apart() -> None:

@@ -54,6 +54,14 @@ def test_torch_for_the_cpu_is_the_default_and_a_build_argument_takes_another() -
     assert default.endswith("/cpu")
 
 
+def test_an_edit_of_the_project_file_installs_no_torch_again() -> None:
+    layers = [f"{name} {value}" for name, value in instructions()]
+    (torch,) = [i for i, layer in enumerate(layers) if layer.endswith("constraints.txt torch")]
+    copied = [layer for layer in layers[:torch] if layer.startswith("COPY")]
+    assert copied == ["COPY constraints.txt ./"]
+    assert "COPY pyproject.toml ./" in layers[torch:]
+
+
 def test_it_carries_its_labels_and_version() -> None:
     labels = re.findall(r"org\.opencontainers\.image\.(\w+)=", only("LABEL"))
     assert set(labels) == LABELS

@@ -210,46 +210,6 @@ def test_series_of_a_deleted_recipe_are_dropped(make_app, served) -> None:
     assert "toy@0123456789ab" not in client.get("/metrics").text
 
 
-def test_traces_are_a_span_for_each_part(make_app, monkeypatch) -> None:
-    trace_sdk = pytest.importorskip("opentelemetry.sdk.trace")
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    from evoserve.api.tracing import Tracing
-
-    exporter, provider = InMemorySpanExporter(), trace_sdk.TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("evoserve.api.app.build_tracing", lambda settings: Tracing(provider))
-    client, _ = make_app()
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    client.post(CHAT, json={**BODY, "n": 2}, headers={"traceparent": parent})
-    client.get("/v1/models")
-    spans = exporter.get_finished_spans()
-    root = next(span for span in spans if span.name == f"POST {CHAT}")
-    assert format(root.context.trace_id, "032x") == parent[3:35]
-    assert format(root.parent.span_id, "016x") == parent[36:52]
-    assert root.attributes["http.response.status_code"] == 200
-    children = [span for span in spans if span.parent is not None and span is not root]
-    assert sorted(span.name for span in children) == sorted(["queue", "prefill", "decode"] * 2)
-    for span in children:
-        assert span.parent.span_id == root.context.span_id
-        assert span.start_time <= span.end_time
-    decode = next(span for span in children if span.name == "decode")
-    assert decode.attributes["gen_ai.usage.output_tokens"] == 2
-    assert next(s for s in spans if s.name == "GET /v1/models").parent is None
-
-
-def test_traces_are_off_by_default(make_app) -> None:
-    assert make_app()[0].app.state.service.tracing is None
-
-
-def test_traces_are_sent_where_the_setting_says(make_app) -> None:
-    pytest.importorskip("opentelemetry.sdk.trace")
-    tracing = make_app(otlp_endpoint="http://127.0.0.1:1/v1/traces")[0].app.state.service.tracing
-    assert tracing is not None
-    tracing.close()
-
-
 def test_a_wrong_key_file_is_a_config_error(make_app, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         make_app(api_key_file=tmp_path / "none")
