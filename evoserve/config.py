@@ -110,7 +110,10 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Longest that a request may take to arrive, in seconds."
     )
     send_timeout_s: float = Field(
-        60.0, gt=0, description="How long a client may take nothing of its answer, in seconds."
+        60.0, gt=0, description="How long a client may take next to nothing of its answer, in s."
+    )
+    max_unread_bytes: int = Field(
+        16 * 2**20, ge=65_536, description="What may wait for the reader of one streamed answer."
     )
     stall_s: float = Field(
         120.0, gt=0, description="How long one engine step may take before /live is 503."

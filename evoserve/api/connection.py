@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from evoserve.config import Settings
 
+MIN_READ_BYTES = 1024  # that a reader must take in `send_timeout_s` while more is waiting
+
 _TEXTS = {
     400: "400 Bad Request",
     408: "408 Request Timeout",
@@ -40,7 +42,7 @@ def bounded_http(settings: Settings) -> type[HttpToolsProtocol]:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Refuses heads without end, requests that never arrive, and readers that take nothing.
+    """Refuses heads without end, requests that never arrive, and readers that take next to nothing.
 
     Head bytes are counted since the parser last got on: to a body, or to the end of a message.
     """
@@ -137,7 +139,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()  # its route is told that the client has left
 
     def _watch_reader(self, num_unread: int) -> None:
-        """Cut the connection if nothing more has been taken when the time is over."""
+        """Cut the connection if too little has been taken when the time is over."""
         self._unset_stuck()
         self._stuck = self.loop.call_later(
             self.limits.send_timeout_s, self._check_reader, num_unread
@@ -145,7 +147,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _check_reader(self, num_before: int) -> None:
         num_unread = self.transport.get_write_buffer_size()
-        if num_unread >= num_before:
+        if num_unread > num_before - MIN_READ_BYTES:
             self.transport.abort()
         else:
             self._watch_reader(num_unread)

@@ -1,8 +1,10 @@
 """Stopping without breaking what runs: how many requests are open, may new ones come?"""
 
 import asyncio
+from collections.abc import Callable
 
 POLL_S = 0.1
+STOPPING = "the server is stopping; send the request elsewhere"
 
 
 class Drain:
@@ -14,6 +16,7 @@ class Drain:
         self._idle = asyncio.Event()
         self._idle.set()
         self._num_open = 0
+        self._cuts: set[Callable[[], None]] = set()
 
     @property
     def num_open(self) -> int:
@@ -52,3 +55,16 @@ class Drain:
         except TimeoutError:
             return False
         return True
+
+    def add_cut(self, cut: Callable[[], None]) -> None:
+        """Have `cut` called when the time is up."""
+        self._cuts.add(cut)
+
+    def remove_cut(self, cut: Callable[[], None]) -> None:
+        """Work that `cut` was to end has ended."""
+        self._cuts.discard(cut)
+
+    def cut(self) -> None:
+        """The time is up: end what still runs, so that its clients are told."""
+        for cut in list(self._cuts):
+            cut()

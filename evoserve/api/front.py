@@ -1,5 +1,6 @@
 """Around every route: an id, refusal while draining, errors, a log line, metrics, a trace."""
 
+import asyncio
 from collections.abc import Awaitable
 
 from fastapi import Request
@@ -7,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evoserve.api.drain import Drain
+from evoserve.api.drain import STOPPING, Drain
 from evoserve.api.errors import answer_error, log_internal
 from evoserve.api.logs import PROBES, log_request
 from evoserve.api.record import RequestRecord, choose_request_id, start_record
@@ -48,7 +49,7 @@ class Front:
     async def _serve(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:
         try:
             if self._service.is_draining() and scope["path"] not in PROBES:
-                raise CapacityError("the server is stopping; send the request elsewhere")
+                raise CapacityError(STOPPING)
             await self._app(scope, receive, reply.send)
         except ClientDisconnect:
             reply.status = CLIENT_CLOSED_REQUEST
@@ -56,8 +57,12 @@ class Front:
             if reply.status is not None:  # too late to tell the client: the connection is cut
                 log_internal(error)
                 raise
-            answer = await answer_error(Request(scope), error)
-            await answer(scope, receive, reply.send)
+            await _answer(error, scope, receive, reply)
+        except asyncio.CancelledError:
+            if not self._service.is_draining():
+                raise
+            if reply.status is None:  # the server gives up waiting for the answer
+                await _answer(CapacityError(STOPPING), scope, receive, reply)
 
     def _tell(self, scope: Scope, record: RequestRecord, status: int) -> None:
         route = scope.get("route")
@@ -67,6 +72,11 @@ class Front:
         log_request(record, method, status)
         if record.trace is not None:
             record.trace.end(record, method, status)
+
+
+async def _answer(error: Exception, scope: Scope, receive: Receive, reply: "_Reply") -> None:
+    answer = await answer_error(Request(scope), error)
+    await answer(scope, receive, reply.send)
 
 
 class _Reply:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from evoserve.api.choice import Call, ChoiceText, Piece
+from evoserve.api.drain import STOPPING
 from evoserve.api.limits import check_size
 from evoserve.api.record import current_record
 from evoserve.api.registry import ServedRecipe
@@ -20,7 +21,10 @@ from evoserve.engine.protocol import (
     TokenGrammar,
 )
 from evoserve.engine.stream import Inbox
-from evoserve.errors import ContextLengthError, EngineError, RequestError
+from evoserve.errors import CapacityError, ContextLengthError, EngineError, RequestError
+
+# What waits for a reader, as Python keeps it: about so much for a piece, a scored token, a top one.
+PIECE_BYTES, TOKEN_BYTES, TOP_BYTES = 256, 384, 128
 
 _Value = TypeVar("_Value")
 
@@ -91,9 +95,12 @@ class Generation:
         self._rates = service.rates
         self._engine = service.engine
         self._call = call
+        self._drain = service.drain
         self._inbox: Inbox[Piece] = Inbox()
+        self._num_unread_bytes = 0
+        self._max_unread_bytes = service.settings.max_unread_bytes
         self._error: Exception | None = None
-        self._is_silent = False
+        self._is_silent = self._is_waiting = False
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
         self._clock: asyncio.TimerHandle | None = None
@@ -112,6 +119,7 @@ class Generation:
         for index, (request, stream) in enumerate(zip(requests, streams, strict=True)):
             timer = SequenceTimer(metrics, request, meters[index // call.n])
             self._tasks.append(asyncio.create_task(self._follow(index, stream, timer)))
+        self._drain.add_cut(self._stop)
 
     async def batches(self, idle_s: float | None = None) -> AsyncIterator[list[Piece]]:
         """Pieces that came since the last batch; an empty list after `idle_s` seconds of silence.
@@ -121,7 +129,7 @@ class Generation:
         if idle_s is not None:
             self._watch_silence(idle_s)
         while True:
-            pieces = self._inbox.take()
+            pieces = self._take()
             if pieces or self._is_silent:
                 self._is_silent = False
                 yield pieces
@@ -130,7 +138,9 @@ class Generation:
             elif not self._num_open:
                 return
             else:
+                self._is_waiting = True
                 await self._inbox.wait()
+                self._is_waiting = False
 
     def usage(self) -> Usage:
         """Tokens so far."""
@@ -144,12 +154,10 @@ class Generation:
 
     def close(self) -> None:
         """Stop what still runs and free its blocks."""
+        self._drain.remove_cut(self._stop)
         if self._clock is not None:
             self._clock.cancel()
-        for task in self._tasks:
-            task.cancel()
-        for index in range(len(self._call.jobs) * self._call.n):
-            self._engine.abort(self._request_id(index))
+        self._end_sequences()
         self._rates.add_generated(self._record, self._num_generated - self._num_charged)
         self._num_charged = self._record.num_generated_tokens = self._num_generated
 
@@ -174,8 +182,7 @@ class Generation:
                 piece = text.push(event)
                 if piece is None:
                     continue
-                self._inbox.put(piece)
-                self._last_s = self._loop.time()
+                self._put(piece)
                 if piece.finish_reason is not None:
                     reason = piece.finish_reason
                     break
@@ -189,6 +196,35 @@ class Generation:
             timer.end(reason)
             self._num_open -= 1
             self._inbox.wake()
+
+    def _take(self) -> list[Piece]:
+        self._num_unread_bytes = 0
+        return self._inbox.take()
+
+    def _put(self, piece: Piece) -> None:
+        """Hand a piece to the reader, who is given up if it is busy and too much waits for it."""
+        self._inbox.put(piece)
+        self._last_s = self._loop.time()
+        self._num_unread_bytes += _num_bytes(piece)
+        if self._num_unread_bytes > self._max_unread_bytes and not self._is_waiting:
+            self._take()
+            limit = self._max_unread_bytes
+            self._cut(f"more than {limit} bytes of the answer wait to be read; read it faster")
+
+    def _stop(self) -> None:
+        self._cut(STOPPING)
+
+    def _cut(self, reason: str) -> None:
+        """End all sequences; the reader gets what is there, then the error."""
+        self._error = self._error or CapacityError(reason)
+        self._end_sequences()
+        self._inbox.wake()
+
+    def _end_sequences(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        for index in range(len(self._call.jobs) * self._call.n):
+            self._engine.abort(self._request_id(index))
 
     def _watch_silence(self, idle_s: float) -> None:
         """Report `idle_s` seconds without a piece; one timer, however many pieces come."""
@@ -207,6 +243,12 @@ class Generation:
 
     def _request_id(self, index: int) -> str:
         return f"{self._call.id}-{index}"
+
+
+def _num_bytes(piece: Piece) -> int:
+    tops = sum(len(token.top) for token in piece.tokens)
+    text = len(piece.text) + sum(len(call.arguments) for call in piece.calls)
+    return PIECE_BYTES + text + TOKEN_BYTES * len(piece.tokens) + TOP_BYTES * tops
 
 
 def _first(*values: _Value | None) -> _Value:

@@ -24,7 +24,7 @@ from evoserve.lifecycle.lifecycle import Lifecycle
 
 KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that they close first
 BACKLOG = 2048
-FLUSH_S = 2  # for the last bytes of answers, after the last request has ended
+FLUSH_S = 2  # for the last words to requests that are cut off, and for the last bytes of answers
 # How long the engine's thread waits for the interpreter while the event loop is busy. Beside 32
 # streams the slowest tenth of its wake-ups came up to 0.8 ms late with Python's 5 ms, up to 0.5 ms
 # late with this, at the same cost per token.
@@ -124,7 +124,9 @@ class DrainingServer(uvicorn.Server):
         _LOG.info("stopping; %d requests are open", self._drain.num_open)
         if not await self._drain.wait_idle(self._drain_s):
             _LOG.warning("%d requests are cut off", self._drain.num_open)
-            self.config.timeout_graceful_shutdown = 0
+            self._drain.cut()
+            if not await self._drain.wait_idle(FLUSH_S):
+                self.config.timeout_graceful_shutdown = 0
         self.should_exit = True
 
 

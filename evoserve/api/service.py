@@ -6,6 +6,7 @@ from typing import Literal
 
 from fastapi import Request
 
+from evoserve.api.drain import Drain
 from evoserve.api.keyring import Keyring
 from evoserve.api.limits import RateLimits
 from evoserve.api.metrics import Metrics
@@ -22,7 +23,7 @@ Status = Literal["ready", "loading", "draining", "stalled", "failed"]
 class Service:
     """The parts of a running server; `is_draining` turns true once it is told to stop.
 
-    tracing: None while traces are not configured.
+    tracing: None while traces are not configured; drain: told of what is to end with the server.
     """
 
     settings: Settings
@@ -35,6 +36,7 @@ class Service:
     admin_keys: Keyring = field(default_factory=Keyring)
     rates: RateLimits = field(default_factory=RateLimits)
     tracing: Tracing | None = None
+    drain: Drain = field(default_factory=Drain)
 
     def is_stalled(self) -> bool:
         """Is the engine's thread gone, or has it been in one step for too long?"""

@@ -57,6 +57,12 @@ class EngineCore:
         """End every sequence."""
         return [event for model_id in list(self._runtimes) for event in self.abort_model(model_id)]
 
+    def fail_all(self, message: str) -> list[Event]:
+        """End every sequence with an error."""
+        runtimes = self._runtimes.values()
+        events = [event for each in runtimes for event in each.scheduler.fail_all(message)]
+        return self._drained(events)
+
     def step(self) -> list[Event]:
         """One forward pass of one recipe; whatever raises ends that batch and nothing else."""
         runtime = self._next()

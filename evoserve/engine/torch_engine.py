@@ -18,7 +18,7 @@ from evoserve.engine.runtime import RecipeRuntime, build_runtime
 from evoserve.engine.scheduler import Counters, Event
 from evoserve.engine.sequence import Sequence as Generation
 from evoserve.engine.stream import Inbox, TokenStream
-from evoserve.engine.worker import Worker
+from evoserve.engine.worker import DEATH, Worker
 from evoserve.errors import CapacityError, EngineError, RequestError, UnknownModel
 from evoserve.sources.recipe import Recipe
 
@@ -59,6 +59,7 @@ class TorchEngine:
         )
         self._worker: Worker | None = None
         self._is_closed = False
+        self._has_died = False
         self._loaded: dict[str, _Loaded] = {}
         self._loading: dict[str, asyncio.Task[ModelInfo]] = {}
         self._flights: dict[int, _Flight] = {}
@@ -187,6 +188,8 @@ class TorchEngine:
         return self._worker
 
     def _running_worker(self, model_id: str) -> Worker:
+        if self._has_died:
+            raise CapacityError(f"{DEATH}; send the request to another server")
         self._check_open()
         if self._worker is None:
             raise UnknownModel(model_id)
@@ -253,8 +256,9 @@ class TorchEngine:
 
     def _end_all(self) -> None:
         """The worker is gone; readers it left without a last event must not wait for ever."""
-        reason = FinishReason.ABORT if self._is_closed else FinishReason.ERROR
-        error = None if self._is_closed else "the engine's thread died"
+        self._has_died = not self._is_closed
+        reason = FinishReason.ERROR if self._has_died else FinishReason.ABORT
+        error = DEATH if self._has_died else None
         self._deliver([(ticket, TokenEvent(None, reason, error=error)) for ticket in self._flights])
         self._is_closed = True
         for loaded in self._loaded.values():

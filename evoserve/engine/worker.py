@@ -7,12 +7,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from evoserve.engine.core import EngineCore
 from evoserve.engine.scheduler import Event
 
+DEATH = "the engine's thread died"
 Command = Callable[[EngineCore], list[Event]]
 _LOG = logging.getLogger(__name__)
 
@@ -67,15 +69,17 @@ class Worker:
         self._thread.join()
 
     def _run(self, num_threads: int) -> None:
+        end_all: Callable[[], list[Event]] = partial(self._core.fail_all, DEATH)
         try:
             torch.set_num_threads(num_threads)
             while not self._is_stopping:
                 self._send(self._turn())
+            end_all = self._core.abort_all
         except Exception:
-            _LOG.critical("the engine's thread died", exc_info=True)
+            _LOG.critical(DEATH, exc_info=True)
         finally:
             try:
-                self._send(self._core.abort_all())
+                self._send(end_all())
             finally:
                 self._call(self._on_exit)
 

@@ -1,7 +1,9 @@
 """Clients that leave, stall or crash: their work ends, their memory comes back."""
 
 import asyncio
+import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from tests.attack_lab import (
     read_to_end,
     request_bytes,
     reset,
+    spawn_server,
     stream_body,
     stream_some,
 )
@@ -73,6 +76,23 @@ def test_a_reader_that_reads_nothing_is_cut_off(target) -> None:
     target.wait_whole()
     for sock in socks:
         sock.close()
+
+
+def test_a_reader_that_trickles_is_not_generated_for(tmp_path: Path) -> None:
+    """What waits for it is bounded: its sequences end, and it is told when it reads on."""
+    with spawn_server(tmp_path, max_unread_bytes=2**16) as server:
+        sock = server.connect(receive_bytes=2048)
+        body = stream_body(450, n=16, logprobs=20)
+        sock.sendall(request_bytes(COMPLETIONS, body, "Connection: close\r\n"))
+        received = sock.recv(1)
+        while server.num_sequences():
+            received += sock.recv(1)
+        received += read_to_end(sock)
+        server.check_alive()
+    error = json.loads(received.rpartition(b"data: ")[2].partition(b"\n\n")[0])["error"]
+    assert error["code"] == "overloaded"
+    assert "of the answer wait to be read" in error["message"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_half_open_streams_end_with_their_clients(target) -> None:

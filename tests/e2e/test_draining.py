@@ -66,3 +66,28 @@ def test_a_second_signal_ends_it_at_once(server: Target) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 128 + signal.SIGTERM
     assert b"data: [DONE]" not in first + read_to_end(sock)
+
+
+def test_what_outlasts_the_drain_is_told_so(tmp_path: Path) -> None:
+    """Streams end with an error event, whole answers with 503, bodies on their way, too."""
+    with spawn_server(tmp_path, drain_s=0, log_format="json", max_num_seqs=16) as server:
+        sock, first = start_stream(server)
+        whole = server.connect()
+        body = stream_body(MANY, n=8, stream=False)
+        whole.sendall(request_bytes("/v1/completions", body, "Connection: close\r\n"))
+        half = server.connect()
+        half.sendall(request_bytes("/v1/completions", body)[:-1])
+        while server.num_sequences() < 16:
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        streamed = first + read_to_end(sock)
+        for answer in (read_to_end(whole), read_to_end(half)):
+            assert answer.startswith(b"HTTP/1.1 503 "), answer
+            assert b"retry-after: 1" in answer.lower()
+            assert b'"code":"overloaded"' in answer
+        assert server.process.wait(30) == 0
+    event = json.loads(streamed.rpartition(b"data: ")[2].partition(b"\n\n")[0])
+    assert event["error"]["code"] == "overloaded"
+    assert "the server is stopping" in event["error"]["message"]
+    assert streamed.endswith(b"\r\n0\r\n\r\n"), "the last chunk"
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -72,7 +72,7 @@ class ScriptEngine:
     def stats(self) -> EngineStats:
         running = len(self.running)
         free = self.num_blocks - running
-        model = ModelStats(MODEL_ID, running, 0, self.num_blocks, free, 0)
+        model = ModelStats(MODEL_ID, running, 0, self.num_blocks, free, 0, 2)
         return EngineStats((model,), 1, 0, 1, 2, 1, 8)
 
     async def close(self) -> None:

@@ -103,6 +103,30 @@ def test_ready_tells_draining(make_client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/recipes", "GET, POST"),
+        ("PATCH", "/v1/recipes/x", "DELETE, GET"),
+        ("PATCH", "/v1/aliases/x", "DELETE, GET, PUT"),
+        ("GET", "/v1/completions", "POST"),
+        ("POST", "/live", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_there_are(make_client, method, path, allowed) -> None:
+    answer = make_client(say_ok).request(method, path)
+    assert answer.status_code == 405
+    assert answer.headers.get_list("allow") == [allowed]
+    assert answer.json()["error"]["message"].endswith(f"{method} {path}")
+
+
+def test_uptime_checkers_may_ask_for_the_head_alone(make_client) -> None:
+    client = make_client(say_ok, api_key="key")
+    for path in ("/live", "/ready", "/health", "/"):
+        assert client.head(path).status_code == client.get(path).status_code == 200
+    assert make_client(say_ok, is_draining=True).head("/ready").status_code == 503
+
+
+@pytest.mark.parametrize(
     ("header", "status"),
     [
         (None, 401),
@@ -152,6 +176,8 @@ def test_metrics_are_counted_under_vllms_names(make_client) -> None:
     assert spent["time_per_output_token"] == pytest.approx(spent["decode_time"])  # of one gap each
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
         assert float(values[f"vllm:{name}{{{label}}}"]) == 0
+    assert float(values[f"vllm:num_preemptions_total{{{label}}}"]) == 2
+    assert "evoserve:num_preemptions_total" not in values
 
 
 def test_silence_is_filled_with_comments(make_service, make_call) -> None:

@@ -16,6 +16,7 @@ from evoserve.api.completions import prepare_completion
 from evoserve.api.generate import Generation
 from evoserve.api.schemas import CompletionBody
 from evoserve.api.service import Service
+from evoserve.config import Settings
 from evoserve.engine.protocol import (
     FinishReason,
     GenerationRequest,
@@ -182,5 +183,69 @@ def test_silence_is_reported_and_closing_frees(
         assert len(service.engine.running) == 2
         generation.close()
         assert not service.engine.running
+
+    asyncio.run(scenario())
+
+
+def endless(num_top: int = 1) -> Callable[[GenerationRequest], AsyncIterator[TokenEvent]]:
+    """A plan: tokens without end, and a turn of the event loop for each."""
+
+    async def plan(request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        while True:
+            yield TokenEvent(97, logprobs=TokenLogprobs(97, -0.5, ((97, -0.5),) * num_top))
+            await asyncio.sleep(0)
+
+    return plan
+
+
+def test_a_reader_that_falls_behind_is_given_up_and_holds_nothing(make_service, make_call) -> None:
+    async def scenario() -> None:
+        service = make_service(endless(20))
+        service = replace(service, settings=Settings(max_unread_bytes=2**16))
+        generation = Generation(service, make_call(n=3))
+        batches = generation.batches()
+        assert await anext(batches)
+        num_turns = 0
+        while service.engine.running:
+            num_turns += 1
+            assert num_turns < 1000, "it generates for nobody"
+            await asyncio.sleep(0)
+        with pytest.raises(CapacityError, match="more than 65536 bytes of the answer wait"):
+            await anext(batches)
+        generation.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("num_top", [20, 1000])
+def test_a_reader_that_keeps_up_is_not_given_up(make_service, make_call, num_top: int) -> None:
+    """However large the pieces are."""
+
+    async def scenario() -> None:
+        service = make_service(endless(num_top))
+        service = replace(service, settings=Settings(max_unread_bytes=2**16))
+        generation = Generation(service, make_call())
+        batches, num_pieces = generation.batches(), 0
+        while num_pieces < 500:
+            num_pieces += len(await anext(batches))
+        generation.close()
+        assert not service.engine.running
+
+    asyncio.run(scenario())
+
+
+def test_the_end_of_a_drain_ends_what_runs_with_an_error(make_service, make_call) -> None:
+    async def scenario() -> None:
+        service = make_service(endless())
+        cut, left = Generation(service, make_call(n=2)), Generation(service, make_call())
+        batches = cut.batches()
+        first = await anext(batches)
+        assert {piece.index for piece in first} == {0, 1}
+        left.close()
+        service.drain.cut()
+        assert not service.engine.running
+        with pytest.raises(CapacityError, match="the server is stopping"):
+            await anext(batches)
+        cut.close()
 
     asyncio.run(scenario())

@@ -298,15 +298,26 @@ async def test_readers_are_told_when_the_thread_dies(toys: Any, caplog: Any) -> 
     def die(_: object) -> list[object]:
         raise MemoryError("no more")
 
-    stream = engine.submit(request(info.model_id, max_tokens=40))
+    gate = Gate()
+    toys.factory.built[0].before_forward = gate
+    streams = [engine.submit(request(info.model_id, name, max_tokens=40)) for name in "ab"]
+    await until(gate.entered)
     assert engine._worker is not None
     engine._worker.post(die)  # type: ignore[arg-type]
-    events = await read(stream)
-    assert events[-1].finish_reason in (FinishReason.ERROR, FinishReason.ABORT)
+    late = engine.submit(request(info.model_id, "late"))
+    gate.opened.set()
+    for stream in (*streams, late):
+        last = (await read(stream))[-1]
+        assert (last.finish_reason, last.error) == (FinishReason.ERROR, "the engine's thread died")
     await asyncio.to_thread(engine._worker.join)
-    assert engine.stats().stalled_s == math.inf
-    with pytest.raises(EngineError):
+    stats = engine.stats()
+    assert stats.stalled_s == math.inf
+    assert [(one.num_running, one.num_waiting) for one in stats.models] == [(0, 0)]
+    assert stats.models[0].num_free_blocks == stats.models[0].num_blocks
+    with pytest.raises(CapacityError, match="thread died"):
         engine.submit(request(info.model_id))
+    with pytest.raises(EngineError):
+        await engine.load(toys.recipe("other"))
     await engine.close()
 
 
