@@ -11,7 +11,8 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
+        db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # SQLite itself may have rolled back, for one on a full disk
+            db.execute("ROLLBACK")
         raise
-    db.execute("COMMIT")

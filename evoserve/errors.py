@@ -15,6 +15,7 @@ EvoServeError
 |       |-- RateLimited         a key has used up its minute (HTTP 429)
 |       `-- ContextLengthError  prompt plus completion do not fit
 |-- CapacityError               right, but not now: memory or queue is full (HTTP 503)
+|   `-- StateError              the state file cannot be written (HTTP 503)
 `-- EngineError                 our fault: exit code 1, HTTP 500
 """
 
@@ -115,7 +116,18 @@ class ContextLengthError(RequestError):
 
 
 class CapacityError(EvoServeError):
-    """The request is right but does not fit now; trying again later may succeed."""
+    """The request is right but does not fit now; trying again later may succeed.
+
+    retry_after_s: when it may, None where that is not known.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StateError(CapacityError):
+    """The state file cannot be written, for one because the disk is full; nothing was changed."""
 
 
 class EngineError(EvoServeError):

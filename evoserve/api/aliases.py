@@ -60,10 +60,11 @@ async def put(request: Request, name: str) -> Response:
     lifecycle = service_of(request).lifecycle
     body = await read_body(request, AliasBody)
     targets, must_wait = _targets(body), read_flag(request, "wait", True)
-    change = lifecycle.set_alias(name, targets, retire=body.retire)
     if must_wait:
-        return JSONResponse(alias_card(await change))
-    lifecycle.start("alias", name, change)
+        change = await lifecycle.set_alias(name, targets, retire=body.retire)
+        return JSONResponse(alias_card(change))
+    lifecycle.resolve_targets(name, targets)
+    lifecycle.start("alias", name, lifecycle.set_alias(name, targets, retire=body.retire))
     return JSONResponse({"id": name, "object": "alias", "state": "changing"}, 202)
 
 

@@ -20,10 +20,11 @@ from evoserve.api.schemas import (
 from evoserve.manifest.schema import Manifest
 
 SSE = "text/event-stream"
+STICKY = ("x-evoserve-sticky",)
 CHUNKS = "chat.completion.chunk objects, then [DONE]; an error is an object `error`"
 TEXT_CHUNKS = "text_completion objects, then [DONE]; an error is an object `error`"
 EVENTS = "OpenAI's response events, numbered"
-LIFECYCLE_EVENTS = "events `recipe`, `alias` and `watch`, numbered"
+LIFECYCLE_EVENTS = "events `recipe`, `alias`, `watch` and, where some are lost, `gap`, with ids"
 PAGE = "the page for browsers"
 
 
@@ -49,9 +50,8 @@ class Operation:
 
 
 def _generates(body: type, answer: object, events: str) -> Operation:
-    sticky = ("x-evoserve-sticky",)
     return Operation(
-        answer, "key", body, texts={SSE: events}, errors=(404, 409, 429), headers=sticky
+        answer, "key", body, texts={SSE: events}, errors=(404, 409, 429), headers=STICKY
     )
 
 
@@ -70,10 +70,10 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("/v1/models", "get"): Operation(ModelList, "key"),
     ("/v1/models/{name}", "get"): Operation(ModelCard, "key", errors=(404,)),
     ("/tokenize", "post"): Operation(
-        TokenizeAnswer, "key", TokenizeBody, errors=(404, 409, 429)
+        TokenizeAnswer, "key", TokenizeBody, errors=(404, 409, 429), headers=STICKY
     ),
     ("/detokenize", "post"): Operation(
-        DetokenizeAnswer, "key", DetokenizeBody, errors=(404, 409, 429)
+        DetokenizeAnswer, "key", DetokenizeBody, errors=(404, 409, 429), headers=STICKY
     ),
     ("/v1/recipes", "get"): Operation(answers.RecipeList, "admin"),
     ("/v1/recipes", "post"): Operation(

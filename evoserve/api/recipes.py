@@ -40,18 +40,17 @@ async def register(request: Request) -> Response:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ManifestError(f"is not UTF-8 text ({error.reason})") from None
+        raise ManifestError(f"it is not UTF-8 text ({error.reason})") from None
     entry, is_new = await service.lifecycle.register(await asyncio.to_thread(parse_manifest, text))
     return JSONResponse(recipe_card(service, entry), 201 if is_new else 200)
 
 
 @recipes.get("/events")
 async def events(request: Request) -> Response:
-    """Server-sent events; those after `Last-Event-ID` come first, as far as they are kept."""
+    """Server-sent events; those after `Last-Event-ID` come first, or `gap` if some are lost."""
     service = service_of(request)
     last = request.headers.get("last-event-id", "")
-    after = int(last) if last.isdecimal() and len(last) < 19 else None
-    return EventStream(_follow(service, after), lambda: None, {})
+    return EventStream(_follow(service, last), lambda: None, {})
 
 
 @recipes.get("/{name}")
@@ -158,10 +157,14 @@ def _loaded(entry: Entry) -> dict[str, object] | None:
     return {key: value for key, value in vars(entry.info).items() if key != "model_id"}
 
 
-async def _follow(service: Service, after: int | None) -> AsyncIterator[bytes]:
+async def _follow(service: Service, last: str) -> AsyncIterator[bytes]:
     """Events until the server stops or the reader falls too far behind."""
-    with service.lifecycle.events.follow(after) as queue:
+    log = service.lifecycle.events
+    is_gap, start = log.is_gap(last), log.start
+    with log.follow(log.place(last)) as queue:
         yield b": hello\n\n"
+        if is_gap:
+            yield f'id: {start}\nevent: gap\ndata: {{"gap":true}}\n\n'.encode()
         num_idle = 0
         while not service.is_draining():
             try:
@@ -174,10 +177,11 @@ async def _follow(service: Service, after: int | None) -> AsyncIterator[bytes]:
                 continue
             if event is None:
                 return
-            yield _spell(event)
+            yield _spell(event, log.id_of(event))
 
 
-def _spell(event: Event) -> bytes:
+def _spell(event: Event, event_id: str) -> bytes:
     body = {"at": round(event.at, 3), event.kind: event.subject, **event.data}
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return f"id: {event.number}\nevent: {event.kind}\ndata: {text}\n\n".encode()
+    lines = f"id: {event_id}\nevent: {event.kind}\ndata: {text}\n\n"
+    return lines.encode(errors="replace")  # a file name may hold lone surrogates

@@ -24,6 +24,7 @@ from evoserve.api.schemas import (
 )
 from evoserve.api.service import service_of
 from evoserve.api.stream import respond
+from evoserve.lifecycle.served import ServedRecipe
 
 STICKY = "x-evoserve-sticky"
 
@@ -81,24 +82,26 @@ async def model(request: Request, name: str) -> Response:
 async def tokenize_text(request: Request) -> Response:
     """Text or messages to token ids."""
     body = await read_body(request, TokenizeBody)
-    async with service_of(request).lifecycle.hold(body.model) as served:
-        return JSONResponse(await tokenize(served, body))
+    async with service_of(request).lifecycle.hold(body.model, _sticky(request)) as served:
+        return JSONResponse(await tokenize(served, body), headers=_recipe_header(served))
 
 
 @openai.post("/detokenize")
 async def detokenize_tokens(request: Request) -> Response:
     """Token ids to text."""
     body = await read_body(request, DetokenizeBody)
-    async with service_of(request).lifecycle.hold(body.model) as served:
-        return JSONResponse(detokenize(served, body))
+    async with service_of(request).lifecycle.hold(body.model, _sticky(request)) as served:
+        return JSONResponse(detokenize(served, body), headers=_recipe_header(served))
 
 
+@public.head("/live", include_in_schema=False)
 @public.get("/live")
 async def live(request: Request) -> Response:
     """200 while the engine's thread gets on; 503 once it is gone or stuck in one step."""
     return Response(status_code=503 if service_of(request).is_stalled() else 200)
 
 
+@public.head("/health", include_in_schema=False)
 @public.get("/health")
 async def health(request: Request) -> Response:
     """200 unless the engine's thread is gone, which only a restart cures."""
@@ -106,6 +109,7 @@ async def health(request: Request) -> Response:
     return Response(status_code=200 if is_alive else 503)
 
 
+@public.head("/ready", include_in_schema=False)
 @public.get("/ready")
 async def ready(request: Request) -> Response:
     """200 while the server wants requests, else 503."""
@@ -132,6 +136,7 @@ async def metrics(request: Request) -> Response:
     return Response(exposition, media_type=CONTENT_TYPE_LATEST)
 
 
+@public.head("/", include_in_schema=False)
 @public.get("/")
 async def index(request: Request) -> Response:
     """The page for browsers; where to go from here for other clients."""
@@ -147,6 +152,11 @@ async def page(request: Request, name: str) -> Response:
     return page_file(request, name)
 
 
-def _sticky(request: Request, body: SamplingBody | ResponsesBody) -> str | None:
+def _sticky(request: Request, body: SamplingBody | ResponsesBody | None = None) -> str | None:
     """What keeps a client on one of an alias's recipes: the header, else the body's `user`."""
-    return request.headers.get(STICKY) or body.user
+    user = None if body is None else body.user
+    return request.headers.get(STICKY) or user or None
+
+
+def _recipe_header(served: ServedRecipe) -> dict[str, str]:
+    return {"x-evoserve-recipe": served.model_id}

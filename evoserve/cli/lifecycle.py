@@ -29,6 +29,9 @@ Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="Its name.")]
 Retire = Annotated[
     bool, typer.Option("--retire", help="Unload what the alias led to, once it is idle.")
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Until it is done; a failure is an event if not.")
+]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -71,9 +74,9 @@ def register(
 
 
 @recipes.command("load")
-def load_recipe(recipe: Recipe, url: Url = DEFAULT_URL, key: Key = None) -> None:
-    """Build a recipe and wait until it is served; its plain name means it from then on."""
-    _tell(Remote(url, key).ask("POST", _recipe(recipe, "load")))
+def load_recipe(recipe: Recipe, wait: Wait = True, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Build a recipe; its plain name means it once it is served."""
+    _tell(Remote(url, key).ask("POST", _recipe(recipe, "load") + _waiting(wait)))
 
 
 @recipes.command("unload")
@@ -136,12 +139,17 @@ def set_alias(
         typer.Argument(metavar="RECIPE[=WEIGHT]...", help="Ids or plain names; weight 1 if none."),
     ],
     retire: Retire = False,
+    wait: Wait = True,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Load recipes, then point an alias at them; on failure it stays as it was."""
     body = {"targets": [_parse_target(text) for text in targets], "retire": retire}
-    _tell_alias(Remote(url, key).ask("PUT", _alias(alias), body))
+    card = Remote(url, key).ask("PUT", _alias(alias) + _waiting(wait), body)
+    if wait:
+        _tell_alias(card)
+    else:
+        console.print(f"{card['id']} {card['state']}", markup=False)
 
 
 @aliases.command("rollback")
@@ -172,6 +180,10 @@ def _parse_target(text: str) -> Json:
         return {"recipe": recipe, "weight": float(weight or 1)}
     except ValueError:
         raise ConfigError(f"target '{text}' must be RECIPE or RECIPE=WEIGHT") from None
+
+
+def _waiting(wait: bool) -> str:
+    return "" if wait else "?wait=false"
 
 
 def _recipe(name: str, action: str = "") -> str:

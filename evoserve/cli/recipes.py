@@ -5,18 +5,18 @@ from pathlib import Path
 
 from evoserve.config import Settings
 from evoserve.errors import ManifestError
+from evoserve.lifecycle.wanted import is_recipe
 from evoserve.manifest.load import load_manifest
 from evoserve.sources.locate import build_locator
 from evoserve.sources.recipe import Recipe
 from evoserve.sources.resolve import resolve_recipe
 
-SUFFIXES = (".json", ".yaml", ".yml")
-
 
 def find_recipes(paths: Sequence[Path]) -> list[Path]:
     """Recipe files: the given ones, and those that lie in the given folders, sorted by name.
 
-    Raises ManifestError for a path that is not there or a folder without recipes.
+    Hidden files and the alias file of a watched folder are no recipes. Raises ManifestError for a
+    path that is not there or a folder without recipes.
     """
     return [file for path in paths for file in _expand(path)]
 
@@ -33,7 +33,7 @@ def open_recipe(file: Path, settings: Settings, *, verify: bool = True) -> Recip
 
 def _expand(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        found = sorted(file for file in path.iterdir() if is_recipe(file))
         if not found:
             raise ManifestError("holds no recipe (.json, .yaml)", file=str(path))
         yield from found

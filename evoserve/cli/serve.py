@@ -46,7 +46,9 @@ async def _serve(
     """Listen at once, so that probes are answered; then load, and follow the watched folder."""
     engine, registry = TorchEngine(settings), Registry()
     lifecycle = Lifecycle(settings, engine, registry, store)
-    watch = None if settings.watch is None else FolderWatch(lifecycle, settings.watch)
+    watch = None
+    if settings.watch is not None:
+        watch = FolderWatch(lifecycle, settings.watch, settings.watch_s)
 
     async def manage(port: int) -> None:
         with lifecycle.starting():

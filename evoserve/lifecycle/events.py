@@ -1,6 +1,7 @@
 """What happens to recipes and aliases, told to whoever listens."""
 
 import asyncio
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,13 +27,17 @@ class Event:
 
 
 class EventLog:
-    """The last events, and queues of those who follow; used in the event loop only."""
+    """The last events, and queues of those who follow; used in the event loop only.
+
+    boot: tells the numbers of this log from those of one before a restart.
+    """
 
     def __init__(self) -> None:
         self._last: deque[Event] = deque(maxlen=KEPT)
         self._followers: list[asyncio.Queue[Event | None]] = []
         self._listeners: list[Callable[[Event], None]] = []
         self._count = 0
+        self.boot = secrets.token_hex(4)
 
     def publish(self, kind: Kind, subject: str, **data: object) -> None:
         """Tell all followers; one that is too far behind gets None, the end, instead."""
@@ -50,6 +55,34 @@ class EventLog:
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` at once with each event from now on; it must not raise."""
         self._listeners.append(listener)
+
+    def id_of(self, event: Event) -> str:
+        """What a follower gives back to go on after an event."""
+        return f"{self.boot}-{event.number}"
+
+    def place(self, event_id: str) -> int | None:
+        """The number to go on after: 0 if the id is from before a restart, None if it is none."""
+        boot, dash, digits = event_id.rpartition("-")
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 19):
+            return None
+        return int(digits) if boot == self.boot or not dash else 0
+
+    @property
+    def start(self) -> str:
+        """The id before the oldest event that is kept."""
+        return f"{self.boot}-{self._last[0].number - 1 if self._last else 0}"
+
+    def is_gap(self, event_id: str) -> bool:
+        """Is something lost between an id and the oldest event that is kept?
+
+        What followed an id from before a restart cannot be known, so it counts as lost.
+        """
+        after = self.place(event_id)
+        if after is None:
+            return False
+        boot, dash, _ = event_id.rpartition("-")
+        is_old = after > self._count or (bool(dash) and boot != self.boot)
+        return is_old or (bool(self._last) and after + 1 < self._last[0].number)
 
     @contextmanager
     def follow(self, after: int | None = None) -> Iterator[asyncio.Queue[Event | None]]:

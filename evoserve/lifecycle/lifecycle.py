@@ -24,6 +24,7 @@ from evoserve.lifecycle.aliases import AliasBook, check_alias_name
 from evoserve.lifecycle.book import Entry, RecipeBook, RecipeState
 from evoserve.lifecycle.events import EventLog, Kind
 from evoserve.lifecycle.loader import POLL_S, Loader
+from evoserve.lifecycle.restore import heal, restore
 from evoserve.lifecycle.served import Registry, ServedRecipe
 from evoserve.lifecycle.split import Target, check_targets, choose
 from evoserve.lifecycle.store import Action, AliasChange, StateStore
@@ -87,24 +88,14 @@ class Lifecycle:
         """Check the stored recipes and load those that were loaded when they were last seen.
 
         What has been loaded since is left alone. A recipe that cannot be loaded any more is marked
-        as failed; the others are not touched.
+        as failed and tried again now and then; the others are not touched.
         """
         for entry in self.recipes:
-            if entry.state is not RecipeState.REGISTERED:
-                continue
-            try:
-                recipe, entry.footprint = await self._loader.open(
-                    entry.manifest, entry.base, verify=False
-                )
-                entry.warnings = recipe.warnings
-                if entry.stored.is_wanted:
-                    await self._loader.load(entry)
-            except EvoServeError as error:
-                _LOG.error("recipe %s is not restored: %s", entry.model_id, error)
-                if isinstance(error, InputError) and not isinstance(error, ConflictError):
-                    self.recipes.set_state(entry, RecipeState.FAILED, str(error))
-            except Exception:  # too little memory, for one: the others are served all the same
-                _LOG.exception("recipe %s is not restored", entry.model_id)
+            if entry.state is RecipeState.REGISTERED:
+                await restore(self.recipes, self._loader, entry)
+        for entry in self.recipes:
+            if entry.state is RecipeState.FAILED:
+                self.start("recipe", entry.model_id, heal(self.recipes, self._loader, entry))
 
     async def register(
         self, manifest: Manifest, *, base: Path | None = None, origin: str = "api"
@@ -118,6 +109,7 @@ class Lifecycle:
         recipe, footprint = await self._loader.open(manifest, base)
         entry, is_new = self.recipes.put(manifest, base, origin)
         entry.footprint, entry.warnings = footprint, recipe.warnings
+        entry.stamps = await self._loader.stamp(recipe)
         await self._loader.renew(entry, recipe)
         return entry, is_new
 
@@ -140,7 +132,7 @@ class Lifecycle:
         """Have a recipe ready and let its plain name mean it. Raises what `Loader.load` raises."""
         entry = self.recipes.get(name)
         await self._loader.load(entry)
-        self.recipes.mark(entry, is_wanted=True)
+        self.recipes.want(entry, is_wanted=True)
         self.recipes.point_name(entry)
         return entry
 
@@ -151,7 +143,7 @@ class Lifecycle:
         """
         entry = self.recipes.get(name)
         self._check_not_building(entry)
-        self.recipes.mark(entry, is_wanted=False)
+        self.recipes.want(entry, is_wanted=False)
         await self._loader.unload(entry, drain=drain)
         return entry
 
@@ -163,10 +155,17 @@ class Lifecycle:
         return entry
 
     async def delete(self, name: str) -> None:
-        """Unload and forget. Raises UnknownRecipe; ConflictError while aliased or being built."""
+        """Unload and forget.
+
+        Raises UnknownRecipe, and ConflictError while it is aliased or being built, or if it was
+        registered again while it was unloaded.
+        """
         entry = self.recipes.get(name)
         self._check_unused(entry)
+        num_registered = entry.num_registered
         await self.unload(entry.model_id)
+        if entry.num_registered != num_registered:
+            raise ConflictError(f"recipe '{entry.model_id}' was registered again; it is kept")
         self._check_unused(entry)
         self._check_not_building(entry)
         self.recipes.delete(entry)
@@ -180,26 +179,33 @@ class Lifecycle:
         retire: unload what no alias leads to any more, once it is idle. Raises RequestError,
         UnknownRecipe and what loading raises.
         """
-        check_alias_name(name)
-        check_targets(targets)
-        entries = [self.recipes.get(target.model_id) for target in targets]
-        resolved = [
-            Target(entry.model_id, target.weight)
-            for entry, target in zip(entries, targets, strict=True)
-        ]
-        check_targets(resolved)
+        resolved = self.resolve_targets(name, targets)
+        entries = [self.recipes.get(target.model_id) for target in resolved]
         async with self._changing[name]:
             before = self.aliases.find(name)
             old = () if before is None else tuple(each.model_id for each in before.targets)
             keep = {*old, *(entry.model_id for entry in entries)}
             for entry in entries:
                 await self._loader.load(entry, keep)
-                self.recipes.mark(entry, is_wanted=True)
+                self.recipes.want(entry, is_wanted=True)
             self._check_registered(entries)
             change = self.aliases.change(name, action, resolved)
         if retire:
             self._retire(old)
         return change
+
+    def resolve_targets(self, name: str, targets: Sequence[Target]) -> list[Target]:
+        """The targets by full id, if alias `name` may have them.
+
+        Raises RequestError and UnknownRecipe.
+        """
+        check_alias_name(name)
+        check_targets(targets)
+        resolved = [
+            Target(self.recipes.get(target.model_id).model_id, target.weight) for target in targets
+        ]
+        check_targets(resolved)
+        return resolved
 
     async def rollback(
         self, name: str, version: int | None = None, *, retire: bool = False
@@ -263,6 +269,7 @@ class Lifecycle:
         task = asyncio.create_task(self._report_failure(kind, subject, change))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: change.close())  # it never runs if that is cancelled first
 
     async def close(self) -> None:
         """Stop builds and drains that are under way and let go of the state file."""
@@ -304,8 +311,8 @@ class Lifecycle:
         return name
 
     async def _load_for_request(self, entry: Entry) -> None:
-        if entry.state is RecipeState.FAILED:
-            raise CapacityError(_unavailable(entry))
+        if entry.retry_in_s > 0:
+            raise _unavailable(entry)
         limit, timeout_s = self._settings.max_queue, self._settings.load_timeout_s
         if self._num_waiting >= limit:
             raise CapacityError(f"{limit} requests wait for recipes to be loaded; try again later")
@@ -320,16 +327,16 @@ class Lifecycle:
         except UnknownRecipe:
             raise
         except InputError:
-            raise CapacityError(_unavailable(entry)) from None
+            raise _unavailable(entry) from None
         finally:
             self._num_waiting -= 1
-        self.recipes.mark(entry, is_wanted=True)
+        self.recipes.want(entry, is_wanted=True)
 
     def _named(self, entry: Entry) -> Named | None:
         served = self._registry.get(entry.model_id)
         if served is not None:
             return Named(served.model_id, served.created, served.max_model_len)
-        if entry.state is RecipeState.FAILED or entry.footprint is None:
+        if entry.retry_in_s > 0 or entry.footprint is None:
             return None
         longest = entry.footprint.max_model_len
         longest = min(longest, self._settings.max_model_len or longest)
@@ -358,6 +365,9 @@ class Lifecycle:
         except EvoServeError as error:
             _LOG.error("%s %s: %s", kind, subject, error)
             self.events.publish(kind, subject, error=str(error))
+        except Exception as error:
+            _LOG.exception("%s %s", kind, subject)
+            self.events.publish(kind, subject, error=f"{type(error).__name__}; the log says more")
 
     def _check_unused(self, entry: Entry) -> None:
         names = self.aliases.leading_to(entry.model_id)
@@ -381,8 +391,9 @@ class Lifecycle:
             raise ConflictError(f"recipe '{entry.model_id}' was deleted meanwhile")
 
 
-def _unavailable(entry: Entry) -> str:
-    return (
+def _unavailable(entry: Entry) -> CapacityError:
+    return CapacityError(
         f"Recipe '{entry.model_id}' cannot be served now; its operator finds the reason at "
-        f"GET /v1/recipes/{entry.model_id}."
+        f"GET /v1/recipes/{entry.model_id}.",
+        retry_after_s=entry.retry_in_s,
     )

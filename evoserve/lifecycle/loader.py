@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,9 +22,11 @@ from evoserve.errors import (
     UnknownRecipe,
 )
 from evoserve.lifecycle.book import Entry, Progress, RecipeBook, RecipeState
-from evoserve.lifecycle.footprint import Footprint, predict, union_bytes
+from evoserve.lifecycle.footprint import Footprint, predict
 from evoserve.lifecycle.progress import ReadCounter, counted
+from evoserve.lifecycle.room import Room
 from evoserve.lifecycle.served import Registry, ServedRecipe, Tokenizers, describe
+from evoserve.lifecycle.stamps import change_warnings, source_stamps
 from evoserve.manifest.schema import Manifest
 from evoserve.sources.locate import build_locator
 from evoserve.sources.recipe import Recipe
@@ -31,6 +34,8 @@ from evoserve.sources.resolve import resolve_recipe
 
 POLL_S = 0.05  # how often room is looked for while recipes are in use
 REPORT_S = 0.25
+
+_LOG = logging.getLogger(__name__)
 
 _Given = ParamSpec("_Given")
 _Value = TypeVar("_Value")
@@ -47,8 +52,10 @@ class Loader:
         self._engine = engine
         self._registry = registry
         self._book = book
+        self._room = Room(settings.memory_bytes, engine, book)
         self._turn = asyncio.Lock()
         self._loads: dict[str, asyncio.Task[None]] = {}
+        self._keep: dict[str, set[str]] = {}
         self._unloads: dict[str, asyncio.Task[None]] = {}
         self._tokenizers = Tokenizers()
         # Of normal priority: it holds the interpreter most of the time, and others wait for that.
@@ -74,11 +81,13 @@ class Loader:
         if entry.state is RecipeState.READY:
             return
         self._check_known(entry)
+        kept = self._keep.setdefault(entry.model_id, {entry.model_id})
+        kept.update(keep)
         task = self._loads.get(entry.model_id)
         if task is None:
             if entry.model_id not in self._unloads:
                 self._book.set_state(entry, RecipeState.QUEUED)
-            task = asyncio.create_task(self._load(entry, frozenset((*keep, entry.model_id))))
+            task = asyncio.create_task(self._load(entry, kept))
             self._loads[entry.model_id] = task
             task.add_done_callback(lambda done: self._forget(entry, done))
         await asyncio.shield(task)
@@ -99,9 +108,11 @@ class Loader:
 
     def is_idle(self, entry: Entry) -> bool:
         """Does no request use the recipe, or is about to?"""
-        stats = self._engine.stats().models
-        own = [one for one in stats if one.model_id == entry.model_id]
-        return not entry.num_held and not any(one.num_running or one.num_waiting for one in own)
+        return self._room.is_idle(entry)
+
+    async def stamp(self, recipe: Recipe) -> Mapping[str, str]:
+        """The stamps of its sources as they are now."""
+        return await self._in_thread(source_stamps, recipe)
 
     async def renew(self, entry: Entry, recipe: Recipe) -> None:
         """Serve a loaded entry by its manifest of now: template and defaults may have changed."""
@@ -126,12 +137,7 @@ class Loader:
             self._check_known(entry)  # the unloading may have been that of a deletion
             self._book.set_state(entry, RecipeState.QUEUED)
         try:
-            async with self._turn:
-                recipe, entry.footprint = await self.open(entry.manifest, entry.base)
-                entry.warnings = recipe.warnings
-                await self._make_room(entry, entry.footprint, keep)
-                self._book.set_state(entry, RecipeState.BUILDING)
-                self._registry.add(await self._build(entry, recipe, entry.footprint))
+            await self._build_in_turn(entry, keep)
         except (CapacityError, ConflictError) as error:  # nothing is wrong with the recipe
             self._book.set_state(entry, RecipeState.REGISTERED, str(error))
             raise
@@ -148,9 +154,37 @@ class Loader:
         entry.last_used = time.monotonic()
         self._book.set_state(entry, RecipeState.READY)
 
+    async def _build_in_turn(self, entry: Entry, keep: Collection[str]) -> None:
+        """Build once there is room; while there is none, others that fit have their turn."""
+        async with self._turn:
+            recipe, footprint = await self.open(entry.manifest, entry.base)
+            entry.footprint, entry.warnings = footprint, recipe.warnings
+            now = await self.stamp(recipe)
+            entry.stamps = now if entry.stamps is None else entry.stamps
+            changed = change_warnings(entry.stamps, now)
+            for warning in changed:
+                _LOG.warning("recipe %s: %s", entry.model_id, warning)
+            entry.warnings += changed
+        end: float | None = None
+        while True:
+            async with self._turn:
+                missing = await self._make_room(entry, footprint, keep)
+                if missing <= 0:
+                    self._book.set_state(entry, RecipeState.BUILDING)
+                    self._registry.add(await self._build(entry, recipe, footprint))
+                    return
+            end = time.monotonic() + self._settings.load_timeout_s if end is None else end
+            if time.monotonic() >= end:
+                raise CapacityError(
+                    f"recipe '{entry.model_id}' needs {missing} bytes more than memory_bytes "
+                    f"{self._settings.memory_bytes} leave, and all that could be unloaded is in "
+                    "use; try again later"
+                )
+            await asyncio.sleep(POLL_S)
+
     async def _build(self, entry: Entry, recipe: Recipe, footprint: Footprint) -> ServedRecipe:
         counter = ReadCounter()
-        missing = footprint.new_parts(self._held(entry))
+        missing = footprint.new_parts(self._room.held(entry))
         total = sum(part.read_bytes for part in missing)
         entry.progress = Progress(counter, total, time.monotonic())
         reporting = asyncio.create_task(self._report(entry, entry.progress))
@@ -185,77 +219,24 @@ class Loader:
             entry.info = None
             self._book.set_state(entry, RecipeState.REGISTERED)
 
-    async def _make_room(self, entry: Entry, footprint: Footprint, keep: Collection[str]) -> None:
-        """Unload idle, unpinned recipes, the least recently used first, until `entry` fits."""
-        budget = self._settings.memory_bytes
-        if budget is None:
-            return
-        self._check_can_fit(entry, footprint, keep, budget)
-        end = time.monotonic() + self._settings.load_timeout_s
-        while (over := self._over(entry, footprint, budget)) > 0:
-            victim = self._least_recently_used(keep)
-            if victim is not None:
-                self._book.mark(victim, is_wanted=False)
-                self._book.tell(victim, evicted_for=entry.model_id)
-                await self.unload(victim)
-            elif time.monotonic() >= end:
-                raise CapacityError(
-                    f"recipe '{entry.model_id}' needs {over} bytes more than memory_bytes {budget} "
-                    "leave, and all that could be unloaded is in use; try again later"
-                )
-            else:
-                await asyncio.sleep(POLL_S)
-
-    def _check_can_fit(
-        self, entry: Entry, footprint: Footprint, keep: Collection[str], budget: int
-    ) -> None:
-        kept = [
-            each
-            for each in self._book
-            if each.is_loaded and each is not entry and each.footprint is not None
-            if each.stored.is_pinned or each.model_id in keep
-        ]
-        held = [each.footprint for each in kept if each.footprint is not None]
-        needed = union_bytes([footprint, *held])
-        if needed > budget:
-            beside = f" beside {', '.join(each.model_id for each in kept)}" if kept else ""
-            raise ConflictError(
-                f"recipe '{entry.model_id}' does not fit: {footprint.weight_bytes} bytes of "
-                f"weights and {footprint.kv_cache_bytes} of KV cache{beside} make {needed}, "
-                f"memory_bytes is {budget}; raise it, lower kv_cache_bytes or max_num_seqs, or "
-                "unpin and unload recipes"
-            )
+    async def _make_room(self, entry: Entry, footprint: Footprint, keep: Collection[str]) -> int:
+        """Unload recipes that are not in use until `entry` fits; the bytes missing all the same."""
+        self._room.check(entry, footprint, keep)
+        while (missing := self._room.missing(entry, footprint)) > 0:
+            victim = self._room.victim(footprint, keep)
+            if victim is None:
+                break
+            self._book.want(victim, is_wanted=False)
+            self._book.tell(victim, evicted_for=entry.model_id)
+            await self.unload(victim)
+        return missing
 
     def _check_known(self, entry: Entry) -> None:
         if self._book.find(entry.model_id) is not entry:
             raise UnknownRecipe(entry.model_id)
 
-    def _over(self, entry: Entry, footprint: Footprint, budget: int) -> int:
-        """Bytes by which the budget would be exceeded."""
-        draining = [each.info for each in self._book if each.state is RecipeState.DRAINING]
-        infos = [*self._engine.models(), *(info for info in draining if info is not None)]
-        held = self._engine.stats().weight_bytes + sum(info.kv_cache_bytes for info in infos)
-        new = sum(part.weight_bytes for part in footprint.new_parts(self._held(entry)))
-        return held + new + footprint.kv_cache_bytes - budget
-
-    def _held(self, entry: Entry) -> list[Footprint]:
-        return [
-            each.footprint
-            for each in self._book
-            if each.is_loaded and each is not entry and each.footprint is not None
-        ]
-
-    def _least_recently_used(self, keep: Collection[str]) -> Entry | None:
-        idle = [
-            each
-            for each in self._book
-            if each.state is RecipeState.READY and not each.stored.is_pinned
-            if each.model_id not in keep and self.is_idle(each)
-        ]
-        return min(idle, key=lambda each: each.last_used, default=None)
-
     def _forget(self, entry: Entry, task: asyncio.Task[None]) -> None:
-        del self._loads[entry.model_id]
+        del self._loads[entry.model_id], self._keep[entry.model_id]
         if not task.cancelled():
             task.exception()  # its callers raise it; if all have left, the entry tells
 

@@ -6,16 +6,18 @@ process has the file at a time: a lock file beside it, which the system frees wh
 
 import fcntl
 import json
+import logging
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from evoserve.database import transaction
-from evoserve.errors import ConfigError
+from evoserve.errors import ConfigError, StateError
 from evoserve.lifecycle.split import Target
 
 SCHEMA_VERSION = 1
@@ -45,6 +47,8 @@ CREATE TABLE alias_change (
     PRIMARY KEY (alias, version)
 ) WITHOUT ROWID;
 """
+
+_LOG = logging.getLogger(__name__)
 
 Action = Literal["set", "rollback", "delete"]
 
@@ -83,13 +87,15 @@ class StateStore:
     def __init__(self, file: Path | None = None) -> None:
         """Open or create `file`; None keeps everything in memory.
 
-        Raises ConfigError if another process has it, or if it is not one of ours.
+        Raises ConfigError if another process has it, or if it is not one of ours. Writing raises
+        StateError, and then nothing was written.
         """
-        self._lock = None if file is None else _lock(file)
+        path = None if file is None else file.resolve()  # one lock, whatever link leads to it
+        self._lock = None if path is None else _lock(path)
         try:
             # Not bound to the thread that opens it: a server may be made before its loop's thread.
             self._db = sqlite3.connect(
-                file or ":memory:", isolation_level=None, check_same_thread=False
+                path or ":memory:", isolation_level=None, check_same_thread=False
             )
             self._prepare()
         except sqlite3.Error as error:
@@ -114,19 +120,25 @@ class StateStore:
         """Add a recipe, or change what is stored of it."""
         fields = (recipe.manifest, recipe.base, recipe.origin, recipe.created)
         flags = (recipe.is_pinned, recipe.is_wanted)
-        self._db.execute(
-            "INSERT INTO recipe (model_id, manifest, base, origin, created, is_pinned, is_wanted)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model_id) DO UPDATE SET"
-            " manifest = excluded.manifest, base = excluded.base, origin = excluded.origin,"
-            " is_pinned = excluded.is_pinned, is_wanted = excluded.is_wanted",
-            (recipe.model_id, *fields, *flags),
-        )
+        with _writing():
+            self._db.execute(
+                "INSERT INTO recipe (model_id, manifest, base, origin, created, is_pinned,"
+                " is_wanted) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model_id) DO UPDATE SET"
+                " manifest = excluded.manifest, base = excluded.base, origin = excluded.origin,"
+                " is_pinned = excluded.is_pinned, is_wanted = excluded.is_wanted",
+                (recipe.model_id, *fields, *flags),
+            )
 
-    def delete_recipe(self, model_id: str) -> None:
-        """Forget a recipe and the plain name that leads to it."""
-        with transaction(self._db):
+    def delete_recipe(self, model_id: str, heir: str | None = None) -> None:
+        """Forget a recipe; the plain name that leads to it goes to `heir`, or with it."""
+        with _writing(), transaction(self._db):
             self._db.execute("DELETE FROM recipe WHERE model_id = ?", (model_id,))
-            self._db.execute("DELETE FROM name WHERE model_id = ?", (model_id,))
+            if heir is None:
+                self._db.execute("DELETE FROM name WHERE model_id = ?", (model_id,))
+            else:
+                self._db.execute(
+                    "UPDATE name SET model_id = ? WHERE model_id = ?", (heir, model_id)
+                )
 
     def names(self) -> dict[str, str]:
         """The recipe that each plain name means."""
@@ -134,11 +146,12 @@ class StateStore:
 
     def save_name(self, name: str, model_id: str) -> None:
         """Let a plain name mean a recipe."""
-        self._db.execute(
-            "INSERT INTO name VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
-            " SET model_id = excluded.model_id",
-            (name, model_id),
-        )
+        with _writing():
+            self._db.execute(
+                "INSERT INTO name VALUES (?, ?) ON CONFLICT (name) DO UPDATE"
+                " SET model_id = excluded.model_id",
+                (name, model_id),
+            )
 
     def aliases(self) -> list[AliasChange]:
         """The newest state of every alias that is not deleted, by name."""
@@ -152,7 +165,7 @@ class StateStore:
     def change_alias(self, alias: str, action: Action, targets: Sequence[Target]) -> AliasChange:
         """Append a state to an alias's history; it is the present one from now on."""
         written = json.dumps([[target.model_id, target.weight] for target in targets])
-        with transaction(self._db):
+        with _writing(), transaction(self._db):
             (version,) = self._db.execute(
                 "SELECT coalesce(max(version), 0) + 1 FROM alias_change WHERE alias = ?", (alias,)
             ).fetchone()
@@ -204,10 +217,24 @@ class StateStore:
         ]
 
 
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        _LOG.error("the state file cannot be written: %s", error)
+        raise StateError(
+            f"The server's state could not be written ({error}); nothing was changed. Make room "
+            "for its state file, then try again."
+        ) from None
+
+
 def _lock(file: Path) -> IO[str]:
     """The lock beside `file`, held until it is closed. Raises ConfigError."""
     path = file.with_name(file.name + ".lock")
     try:
+        if file.exists() and file.stat().st_nlink > 1:  # under another name it has another lock
+            raise ConfigError(f"state file {file} has hard links; remove the others")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="utf-8")
     except OSError as error:

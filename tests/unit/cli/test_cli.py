@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from evoserve.cli.main import main
 from evoserve.cli.output import console, errors
+from evoserve.cli.recipes import find_recipes
 from evoserve.config import Settings, load_settings
 from evoserve.errors import ConfigError
 from evoserve.manifest.canonical import digest
@@ -254,3 +255,9 @@ def test_every_setting_is_a_flag_with_its_environment_name(run: Run) -> None:
     for name in Settings.model_fields:
         assert "--" + name.replace("_", "-") in out
         assert f"env: EVOSERVE_{name.upper()})" in " ".join(out.replace("│", " ").split())
+
+
+def test_a_watched_folder_s_other_files_are_no_recipes(tmp_path: Path) -> None:
+    for name in ("b.json", "a.yaml", "aliases.yaml", ".hidden.json", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_recipes([tmp_path])] == ["a.yaml", "b.json"]

@@ -28,19 +28,23 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """The URL of a server that answers one connection with `answer`, and closes it."""
+def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that answers one connection and closes it: its URL, and what it has heard."""
+    heard: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
+                heard.append(connection.recv(65536))
                 connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(65536):  # closed with a body unread, it would be reset
+                    pass
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", heard
         thread.join(10)
 
 
@@ -56,7 +60,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("answer", "said"), ANSWERS)
 def test_a_wrong_answer_is_one_line(run: Run, answer: bytes, said: str) -> None:
-    with answering(answer) as url:
+    with answering(answer) as (url, _):
         code, text = run("recipes", "list", "--url", url)
     assert code in (1, 2)
     assert said in text
@@ -64,7 +68,7 @@ def test_a_wrong_answer_is_one_line(run: Run, answer: bytes, said: str) -> None:
 
 
 def test_events_that_are_none_are_one_line(run: Run) -> None:
-    with answering(HEAD + b'\r\ndata: {"state": "ready"}\n\ndata: {"st\n\n') as url:
+    with answering(HEAD + b'\r\ndata: {"state": "ready"}\n\ndata: {"st\n\n') as (url, _):
         code, text = run("recipes", "events", "--url", url)
     assert (code, "no EvoServe server" in text) == (2, True)
 
@@ -89,3 +93,20 @@ def test_a_manifest_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None
     code, text = run("recipes", "register", str(file))
     assert code == 2
     assert str(file) in text.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["recipes", "load", "r"], b"POST /v1/recipes/r/load?wait=false "),
+        (["aliases", "set", "a", "r"], b"PUT /v1/aliases/a?wait=false "),
+    ],
+)
+def test_no_wait_asks_the_server_to_answer_at_once(
+    run: Run, arguments: list[str], wanted: bytes
+) -> None:
+    body = b'{"id": "x", "state": "changing", "pinned": false, "reason": null}'
+    with answering(HEAD + b"\r\n" + body) as (url, heard):
+        code, text = run(*arguments, "--no-wait", "--url", url)
+    assert code == 0, text
+    assert heard[0].startswith(wanted)

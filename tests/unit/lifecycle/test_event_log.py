@@ -47,3 +47,26 @@ async def test_a_follower_that_is_too_far_behind_is_let_go_and_others_are_not() 
             quick.get_nowait()
         seen = numbers(slow)
         assert seen == [*range(1, MAX_BEHIND + 1), None]
+
+
+async def test_an_id_from_before_a_restart_replays_all_and_is_a_gap() -> None:
+    old, log = EventLog(), EventLog()
+    for _ in range(5):
+        old.publish("recipe", "a@1")
+        log.publish("recipe", "a@1")
+    last = f"{old.boot}-5"
+    with log.follow(log.place(last)) as queue:
+        assert numbers(queue) == [1, 2, 3, 4, 5]
+    assert log.is_gap(last)
+    assert not log.is_gap(f"{log.boot}-5")
+    assert log.place(f"{log.boot}-5") == log.place("5") == 5
+    assert log.place("five") is None
+
+
+async def test_what_is_no_longer_kept_is_a_gap() -> None:
+    log = EventLog()
+    for _ in range(KEPT + 10):
+        log.publish("recipe", "a@1")
+    assert log.is_gap(f"{log.boot}-9")
+    assert not log.is_gap(f"{log.boot}-10")
+    assert log.start == f"{log.boot}-10"
