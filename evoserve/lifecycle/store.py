@@ -233,7 +233,7 @@ def _lock(file: Path) -> IO[str]:
     """The lock beside `file`, held until it is closed. Raises ConfigError."""
     path = file.with_name(file.name + ".lock")
     try:
-        if file.exists() and file.stat().st_nlink > 1:  # under another name it has another lock
+        if file.is_file() and file.stat().st_nlink > 1:  # under another name it has another lock
             raise ConfigError(f"state file {file} has hard links; remove the others")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="utf-8")

@@ -104,3 +104,11 @@ def follow() -> Callable[[Lifecycle], AbstractAsyncContextManager[list[Event]]]:
                 events.append(event)
 
     return record
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """To be watched."""
+    made = tmp_path / "recipes"
+    made.mkdir()
+    return made

@@ -1,22 +1,13 @@
 """Aliases and pins of a watched folder."""
 
 import os
-import shutil
 from pathlib import Path
-
-import pytest
 
 from evoserve.lifecycle.split import Target
 from evoserve.lifecycle.watch import FolderWatch
+from tests.folder_lab import OLD, put
 
 ROOT = Path(__file__).parents[3]
-OLD = (1_700_000_000, 1_700_000_000)  # seconds since 1970: such a file is not being written
-
-
-def put(folder: Path, name: str) -> None:
-    file = folder / f"{name}.json"
-    shutil.copy(ROOT / "models" / "recipes" / f"mini-{name}.json", file)
-    os.utime(file, OLD)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -31,19 +22,12 @@ def leads(parts, alias: str) -> dict[str, float]:
     return {each.model_id.partition("@")[0]: each.weight for each in change.targets}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "recipes"
-    made.mkdir()
-    return made
-
-
 async def test_the_documented_file_sets_aliases_and_pins_once(lab, folder: Path) -> None:
     guide = (ROOT / "docs" / "operations.md").read_text()
     example = "format: evoserve-aliases/1" + guide.split("format: evoserve-aliases/1")[1]
     write(folder, example.partition("```")[0])
-    put(folder, "dfs")
-    put(folder, "ties")
+    put(folder / "dfs.json", "dfs")
+    put(folder / "ties.json", "ties")
     async with lab() as parts:
         watch = FolderWatch(parts.lifecycle, folder)
         await watch.poll()
@@ -59,7 +43,7 @@ async def test_only_what_the_file_has_set_is_taken_back(lab, folder: Path) -> No
     file = write(
         folder, "format: evoserve-aliases/1\naliases: {prod: mini-ties}\npinned: [mini-ties]"
     )
-    put(folder, "ties")
+    put(folder / "ties.json", "ties")
     async with lab() as parts:
         watch = FolderWatch(parts.lifecycle, folder)
         await watch.poll()
@@ -80,7 +64,7 @@ async def test_a_recipe_that_is_not_there_yet_is_waited_for(lab, follow, folder:
             await watch.poll()
             await watch.poll()
         assert len([each for each in events if "error" in each.data]) == 1
-        put(folder, "ties")
+        put(folder / "ties.json", "ties")
         await watch.poll()
         assert leads(parts, "prod") == {"mini-ties": 1}
 
@@ -89,7 +73,7 @@ async def test_a_wrong_alias_file_is_reported_and_changes_nothing(
     lab, follow, folder: Path
 ) -> None:
     write(folder, "format: evoserve-aliases/1\naliases: {prod: mini-ties}")
-    put(folder, "ties")
+    put(folder / "ties.json", "ties")
     async with lab() as parts:
         watch = FolderWatch(parts.lifecycle, folder)
         await watch.poll()

@@ -1,30 +1,12 @@
 """A watched folder whose files move: renamed, replaced, swapped behind links, held twice."""
 
-import os
 import shutil
 from pathlib import Path
-
-import pytest
 
 from evoserve.lifecycle.footprint import union_bytes
 from evoserve.lifecycle.split import Target
 from evoserve.lifecycle.watch import FolderWatch
-
-RECIPES = Path(__file__).parents[3] / "models" / "recipes"
-OLD = (1_700_000_000, 1_700_000_000)  # seconds since 1970: such a file is not being written
-
-
-def put(file: Path, name: str) -> Path:
-    shutil.copy(RECIPES / f"mini-{name}.json", file)
-    os.utime(file, OLD)
-    return file
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "recipes"
-    made.mkdir()
-    return made
+from tests.folder_lab import put
 
 
 def swap_config_map(folder: Path, version: str, name: str) -> None:

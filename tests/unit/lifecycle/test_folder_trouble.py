@@ -5,26 +5,9 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from evoserve.lifecycle.attempts import Attempts
 from evoserve.lifecycle.watch import FolderWatch
-
-RECIPES = Path(__file__).parents[3] / "models" / "recipes"
-OLD = (1_700_000_000, 1_700_000_000)  # seconds since 1970: such a file is not being written
-
-
-def put(file: Path, name: str) -> Path:
-    shutil.copy(RECIPES / f"mini-{name}.json", file)
-    os.utime(file, OLD)
-    return file
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "recipes"
-    made.mkdir()
-    return made
+from tests.folder_lab import OLD, RECIPES, put
 
 
 async def test_a_link_to_itself_is_reported_once(lab, follow, folder: Path) -> None:

@@ -4,8 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from evoserve.lifecycle.split import Target
 from evoserve.lifecycle.store import StateStore
 from evoserve.lifecycle.watch import FolderWatch
@@ -26,13 +24,6 @@ def age(file: Path) -> Path:
     then = file.stat().st_mtime - 3600
     os.utime(file, (then, then))
     return file
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "recipes"
-    made.mkdir()
-    return made
 
 
 async def test_files_that_come_and_go_are_recipes_that_come_and_go(lab, folder: Path) -> None:
