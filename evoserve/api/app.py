@@ -54,7 +54,6 @@ def create_app(
     lifecycle: what manages `registry`; None is one that remembers nothing. drain: told when to
     stop. Raises ConfigError for keys or a trace target that are wrong.
     """
-    stopping = drain or Drain()
     managed = Lifecycle(settings, engine, registry) if lifecycle is None else lifecycle
 
     @asynccontextmanager
@@ -73,7 +72,7 @@ def create_app(
         openapi_url=None,
         redirect_slashes=False,
     )
-    service = _build_service(settings, engine, registry, managed, stopping)
+    service = _build_service(settings, engine, registry, managed, drain or Drain())
     app.state.service = service
     app.openapi = cache(partial(build_document, app))  # type: ignore[method-assign]
     for router in (openai, recipes, aliases, public):
@@ -90,7 +89,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=EXPOSED,
         )
-    app.add_middleware(Front, service=service, drain=stopping)
+    app.add_middleware(Front, service=service)
     return app
 
 
@@ -113,7 +112,6 @@ def _build_service(
         engine,
         registry,
         Metrics(engine, lifecycle, rates),
-        drain.has_begun,
         lifecycle,
         keys,
         admin_keys,

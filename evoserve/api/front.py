@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evoserve.api.drain import STOPPING, Drain
+from evoserve.api.drain import STOPPING
 from evoserve.api.errors import answer_error, log_internal
 from evoserve.api.logs import PROBES, log_request
 from evoserve.api.record import RequestRecord, choose_request_id, start_record
@@ -22,11 +22,10 @@ REQUEST_ID = "x-request-id"
 class Front:
     """ASGI middleware, outermost, so that nothing is answered without it."""
 
-    def __init__(self, app: ASGIApp, service: Service, drain: Drain) -> None:
-        """Around `app`; every open request counts in `drain`."""
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        """Around `app`; every open request counts in the service's drain."""
         self._app = app
         self._service = service
-        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request and tell of it."""
@@ -36,14 +35,14 @@ class Front:
         headers = Headers(scope=scope)
         record = start_record(choose_request_id(headers.get(REQUEST_ID)))
         tracing = self._service.tracing
-        if tracing is not None:
+        if tracing is not None and scope["path"] not in PROBES:
             record.trace = tracing.start(headers, record.id)
         reply = _Reply(send, record, self._service)
-        self._drain.enter()
+        self._service.drain.enter()
         try:
             await self._serve(scope, receive, reply)
         finally:
-            self._drain.leave()
+            self._service.drain.leave()
             self._tell(scope, record, reply.status or CLIENT_CLOSED_REQUEST)
 
     async def _serve(self, scope: Scope, receive: Receive, reply: "_Reply") -> None:

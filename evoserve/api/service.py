@@ -1,6 +1,5 @@
 """What every route works with, kept on the application."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +20,7 @@ Status = Literal["ready", "loading", "draining", "stalled", "failed"]
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a running server; `is_draining` turns true once it is told to stop.
+    """The parts of a running server.
 
     tracing: None while traces are not configured; drain: told of what is to end with the server.
     """
@@ -30,13 +29,16 @@ class Service:
     engine: Engine
     registry: Registry
     metrics: Metrics
-    is_draining: Callable[[], bool]
     lifecycle: Lifecycle
     keys: Keyring = field(default_factory=Keyring)
     admin_keys: Keyring = field(default_factory=Keyring)
     rates: RateLimits = field(default_factory=RateLimits)
     tracing: Tracing | None = None
     drain: Drain = field(default_factory=Drain)
+
+    def is_draining(self) -> bool:
+        """Has the server been told to stop?"""
+        return self.drain.has_begun()
 
     def is_stalled(self) -> bool:
         """Is the engine's thread gone, or has it been in one step for too long?"""

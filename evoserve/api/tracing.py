@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from evoserve import __version__
-from evoserve.api.logs import PROBES
 from evoserve.api.record import RequestRecord, Timing, Trace
 from evoserve.config import Settings
 from evoserve.errors import ConfigError
@@ -81,11 +80,9 @@ class _RequestTrace:
             self._child(name, timing.submitted + start_s, timing.submitted + end_s, attributes)
 
     def end(self, record: RequestRecord, method: str, status: int) -> None:
-        """Name the span by method and route, and close it; a probe's stays open, so is not sent."""
+        """Name the span by method and route, and close it."""
         from opentelemetry.trace import StatusCode
 
-        if record.route in PROBES:
-            return
         self._span.update_name(f"{method} {record.route}")
         self._span.set_attributes(
             {

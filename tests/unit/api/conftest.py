@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 import tokenizers
+from fastapi.testclient import TestClient
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from evoserve.api.app import create_app
 from evoserve.api.choice import Call, Job, Piece
 from evoserve.api.generate import Generation
 from evoserve.api.metrics import Metrics
@@ -105,9 +107,21 @@ def make_service(served: ServedRecipe) -> Callable[[Plan], Service]:
         registry.add(served)
         settings = Settings()
         lifecycle = Lifecycle(settings, engine, registry)
-        return Service(settings, engine, registry, Metrics(engine), lambda: False, lifecycle)
+        return Service(settings, engine, registry, Metrics(engine), lifecycle)
 
     return make
+
+
+@pytest.fixture
+def refusing_client(make_service: Callable[[Plan], Service]) -> TestClient:
+    """A client of a server whose engine must not be asked for anything."""
+
+    async def never(request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        raise AssertionError(request)
+        yield
+
+    service = make_service(never)
+    return TestClient(create_app(Settings(), service.engine, service.registry))
 
 
 @pytest.fixture

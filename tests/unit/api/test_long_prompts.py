@@ -8,10 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from fastapi.testclient import TestClient
 
-from evoserve.api.app import create_app
-from evoserve.config import Settings
 from evoserve.lifecycle.served import MAX_LONG_TEXTS
 from evoserve.tokenizer import LONG_TEXT_CHARS, Tokenizer
 
@@ -20,17 +17,6 @@ BYTES_PER_TOKEN = len("<|end|>")  # of the longest token of the toy tokenizer
 LONG = "a" * (LONG_TEXT_CHARS + 1)
 MESSAGE = {"role": "user", "content": "a"}
 MIN_TURNS = 5000  # a megabyte takes 100,000 where they go on, at most 1,000 where they do not
-
-
-async def never(request):
-    raise AssertionError
-    yield
-
-
-@pytest.fixture
-def client(make_service):
-    service = make_service(never)
-    return TestClient(create_app(Settings(), service.engine, service.registry))
 
 
 @pytest.fixture
@@ -103,13 +89,13 @@ async def test_few_long_texts_are_tokenized_at_once(served, monkeypatch) -> None
     ],
 )
 def test_a_text_that_cannot_fit_is_refused_before_it_is_tokenized(
-    client, monkeypatch, path: str, fields: dict[str, object], param: str
+    refusing_client, monkeypatch, path: str, fields: dict[str, object], param: str
 ) -> None:
     def refuse(self: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
         raise AssertionError(len(text))
 
     monkeypatch.setattr(Tokenizer, "encode", refuse)
-    answer = client.post(path, json={"model": "toy", **fields})
+    answer = refusing_client.post(path, json={"model": "toy", **fields})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded"), error
     assert error["param"] == param
@@ -127,7 +113,7 @@ async def test_a_long_text_that_may_fit_is_counted(served) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
 def test_more_messages_than_tokens_are_refused_before_they_are_rendered(
-    client, monkeypatch, path: str
+    refusing_client, monkeypatch, path: str
 ) -> None:
     rendered: list[int] = []
     plain = Tokenizer.render_chat
@@ -138,7 +124,7 @@ def test_more_messages_than_tokens_are_refused_before_they_are_rendered(
 
     monkeypatch.setattr(Tokenizer, "render_chat", count)
     for number in (MAX_MODEL_LEN, MAX_MODEL_LEN + 1):
-        answer = client.post(path, json={"model": "toy", "messages": [MESSAGE] * number})
+        answer = refusing_client.post(path, json={"model": "toy", "messages": [MESSAGE] * number})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
     assert error["param"] == "messages"
@@ -146,7 +132,7 @@ def test_more_messages_than_tokens_are_refused_before_they_are_rendered(
     assert rendered == [MAX_MODEL_LEN]
 
 
-def test_a_path_that_leads_nowhere_is_told_in_short(client) -> None:
-    message = client.get("/" + "x" * 60_000).json()["error"]["message"]
+def test_a_path_that_leads_nowhere_is_told_in_short(refusing_client) -> None:
+    message = refusing_client.get("/" + "x" * 60_000).json()["error"]["message"]
     assert "GET /xxx" in message
     assert len(message) < 300

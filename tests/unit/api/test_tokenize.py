@@ -1,42 +1,27 @@
 """/tokenize and /detokenize: nothing that is sent is left out."""
 
 import pytest
-from fastapi.testclient import TestClient
-
-from evoserve.api.app import create_app
-from evoserve.config import Settings
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
-async def never(request):
-    raise AssertionError
-    yield
-
-
-@pytest.fixture
-def client(make_service):
-    service = make_service(never)
-    return TestClient(create_app(Settings(), service.engine, service.registry))
-
-
-def refused(client, path: str, body: dict[str, object]) -> tuple[str, str]:
-    answer = client.post(path, json=body)
+def refused(refusing_client, path: str, body: dict[str, object]) -> tuple[str, str]:
+    answer = refusing_client.post(path, json=body)
     assert answer.status_code == 400
     error = answer.json()["error"]
     return error["param"], error["message"]
 
 
-def test_ids_of_the_vocabulary_become_text(client) -> None:
+def test_ids_of_the_vocabulary_become_text(refusing_client) -> None:
     tokens = [*b"a", 256, *b"b"]
-    answer = client.post("/detokenize", json={"tokens": tokens})
+    answer = refusing_client.post("/detokenize", json={"tokens": tokens})
     assert answer.json() == {"prompt": "a<|end|>b"}
 
 
 @pytest.mark.parametrize("wrong", [257, 2**31 - 1])
-def test_an_id_outside_the_vocabulary_is_named_with_the_range(client, wrong: int) -> None:
-    param, message = refused(client, "/detokenize", {"tokens": [97, wrong, 98]})
+def test_an_id_outside_the_vocabulary_is_named_with_the_range(refusing_client, wrong: int) -> None:
+    param, message = refused(refusing_client, "/detokenize", {"tokens": [97, wrong, 98]})
     assert param == "tokens[1]"
     assert f"'tokens[1]': {wrong} " in message
     assert "from 0 to 256" in message
@@ -52,5 +37,5 @@ def test_an_id_outside_the_vocabulary_is_named_with_the_range(client, wrong: int
         ({"messages": MESSAGES, "prompt": "a"}, "prompt"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(client, fields, param: str) -> None:
-    assert refused(client, "/tokenize", fields)[0] == param
+def test_what_cannot_be_honoured_is_refused(refusing_client, fields, param: str) -> None:
+    assert refused(refusing_client, "/tokenize", fields)[0] == param
